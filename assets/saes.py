@@ -1,0 +1,50 @@
+"""Trained SAEs, one partition a variant and seed."""
+
+from typing import Any
+
+import dagster as dg
+
+from assets.checks import check_specs, sae_checks
+from assets.keys import StudyKeys, activations_key
+from assets.partitions import split_run_key, study_partitions
+from assets.recording import StoreResource, progress_of, record, upstream
+from sae_core.chain import CODE_VERSION, make_evaluation, make_sae
+from sae_core.config import ModelConfig, StudyConfig
+from sae_core.store import digest_json
+
+
+def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
+    """``<study>/sae`` [variant x seed]: the SAE, and what it is worth on held-out tokens."""
+    keys, source = StudyKeys(study.name), activations_key(study.model, study.hook)
+    settings = digest_json(study.model_dump(mode="json", include={"training", "evaluation", "vary"}))[:8]
+
+    @dg.asset(
+        key=keys.sae,
+        deps=[source],
+        partitions_def=study_partitions(study).runs,
+        group_name="saes",
+        code_version=f"{CODE_VERSION['sae']}.{CODE_VERSION['evaluation']}.{settings}",
+        kinds={"pytorch"},
+        tags={"study": study.name},
+        description=f"SAEs of study {study.name}: {len(study.variants)} variants, {len(study.seeds)} seeds.",
+        check_specs=check_specs(keys.sae, sae_checks),
+    )
+    def sae(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        key, seed = split_run_key(context)
+        variant, opened, progress = study.variant(key), store.open(), progress_of(context, f"{key}, seed {seed}")
+        made_of = upstream(context, opened, source)
+        trained = make_sae(
+            opened, made_of["activations"], variant, study.training, study.run_seeds(seed), progress
+        )
+        evaluation = make_evaluation(opened, trained, made_of, model, study.evaluation, progress)
+        return record(
+            {"sae": trained, "evaluation": evaluation},
+            metadata=_metadata(trained.summary, evaluation.summary),
+            check_results=sae_checks(keys.sae, trained, evaluation, variant, study.checks),
+        )
+
+    return sae
+
+
+def _metadata(training: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
+    return {f"training/{name}": value for name, value in training.items()} | evaluation

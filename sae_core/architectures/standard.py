@@ -1,0 +1,45 @@
+"""Standard SAE (Bricken et al. 2023): ReLU codes under an L1 penalty."""
+
+from typing import final
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from sae_core.architectures.base import Loss, Sae, SparseRule, squared_error
+
+
+@final
+class Standard(Sae):
+    """Codes are the rectified pre-activations. The penalty needs decoder rows of unit length, which training keeps."""
+
+    architecture = "standard"
+    can_resample = True
+
+    def __init__(self, d_in: int, d_sae: int, l1_coefficient: float | None = None):
+        """``l1_coefficient`` None is an SAE to use, not to train: one from a file that does not tell it."""
+        super().__init__(d_in, d_sae)
+        self.l1_coefficient = l1_coefficient
+
+    @property
+    def _l1(self) -> float:
+        if self.l1_coefficient is None:
+            raise ValueError("this Standard SAE was loaded without an l1_coefficient: give it one before training it")
+        return self.l1_coefficient
+
+    def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        return pre.relu()
+
+    def loss(
+        self,
+        x: Float[Tensor, "batch d_in"],
+        sparsity_scale: float = 1.0,
+        dead: Bool[Tensor, " d_sae"] | None = None,
+    ) -> Loss:
+        """Reconstruction error plus ``l1_coefficient * sparsity_scale`` times the sum of a token's codes."""
+        codes = self.encode(x)
+        error = squared_error(x, self.decode(codes))
+        penalty = codes.sum(-1).mean()
+        return Loss(error + self._l1 * sparsity_scale * penalty, error, codes)
+
+    def sparse_rule(self) -> SparseRule:
+        return SparseRule(penalty=self._l1)

@@ -1,0 +1,340 @@
+"""The chain of stages as artifacts: each function makes one stage, or finds it in the store.
+
+This is what the assets call, and what a notebook calls without Dagster::
+
+    store = ArtifactStore("my-store")
+    upstream = make_activations(store, model_config, hook)
+    sae = make_sae(store, upstream["activations"], variant, training, seeds)
+
+A stage is made again only when something that decides its content changed: the content of what lies upstream, the
+settings named in its ``inputs``, or ``CODE_VERSION``.
+"""
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sae_core.config import (
+    Config,
+    ConsistencyConfig,
+    EvaluationConfig,
+    ExplanationsConfig,
+    LanguageModelConfig,
+    ModelConfig,
+    RunSeeds,
+    SimilarityConfig,
+    StudyConfig,
+    TrainingConfig,
+    VariantConfig,
+)
+from sae_core.progress import Progress, silent
+from sae_core.store import Artifact, ArtifactStore
+
+CODE_VERSION = {
+    "contexts": "1",
+    "activations": "1",
+    "sae": "1",
+    "evaluation": "1",
+    "consistency": "1",
+    "explanations": "1",
+    "explanation_similarity": "1",
+    "report": "1",
+}
+"""Raise a number when the same inputs give other results than before: it makes the old artifacts stale."""
+
+
+def _json(config: Config, **without: bool) -> dict[str, Any]:
+    return config.model_dump(mode="json", exclude=set(without))
+
+
+def make_contexts(store: ArtifactStore, config: ModelConfig, progress: Progress = silent) -> Artifact:
+    """The corpus as token contexts of equal length, training and held-out part."""
+    from sae_core.corpus import corpus_digest, load_documents, write_contexts
+    from sae_core.model_sources import load_tokenizer, model_digest
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        documents = load_documents(config.corpus.source)
+        tokenizer = load_tokenizer(config.source)
+        return write_contexts(folder, documents, tokenizer, config.corpus, progress)
+
+    inputs = {
+        "model": model_digest(config.source),
+        "corpus": corpus_digest(config.corpus.source),
+        "config": _json(config.corpus, source=True, credit=True),
+    }
+    return store.get_or_build("contexts", build, code_version=CODE_VERSION["contexts"], inputs=inputs)
+
+
+def make_activations(
+    store: ArtifactStore, config: ModelConfig, hook: str, progress: Progress = silent
+) -> dict[str, Artifact]:
+    """The contexts, and the language model's activations at one hook point on them, in Parquet shards."""
+    from sae_core.activations import extract
+    from sae_core.corpus import open_contexts
+    from sae_core.language_models import preflight
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        model = _language_model(store, config, contexts.manifest.inputs["model"])
+        return extract(folder, model, open_contexts(contexts.path), hook, config.activations, progress)
+
+    preflight(config, [hook])
+    contexts = make_contexts(store, config, progress)
+    inputs = {
+        "model": contexts.manifest.inputs["model"],
+        "hook": hook,
+        "model_dtype": config.dtype,
+        "config": _json(config.activations),
+    }
+    activations = store.get_or_build(
+        "activations",
+        build,
+        code_version=CODE_VERSION["activations"],
+        inputs=inputs,
+        upstream={"contexts": contexts},
+    )
+    return {"contexts": contexts, "activations": activations}
+
+
+def make_sae(
+    store: ArtifactStore,
+    activations: Artifact,
+    variant: VariantConfig,
+    training: TrainingConfig,
+    seeds: RunSeeds,
+    progress: Progress = silent,
+) -> Artifact:
+    """One trained SAE: weights in the SAELens layout, its settings and its training curves."""
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        from sae_core.shards import open_shards
+        from sae_core.training_run import train_run
+
+        metadata = {"model": activations.manifest.inputs["model"], "hook_name": activations.manifest.inputs["hook"]}
+        shards = open_shards(activations.path / "train")
+        return train_run(folder, shards, variant, training, seeds, metadata, progress)
+
+    # How often a state is saved and where it runs changes nothing in the weights that are asked for.
+    inputs = {
+        "variant": _json(variant),
+        "training": _json(training, resume_minutes=True, device=True),
+        "seeds": _json(seeds),
+    }
+    return store.get_or_build(
+        "sae", build, code_version=CODE_VERSION["sae"], inputs=inputs, upstream={"activations": activations}
+    )
+
+
+def make_evaluation(
+    store: ArtifactStore,
+    sae: Artifact,
+    upstream: Mapping[str, Artifact],
+    model: LanguageModelConfig,
+    config: EvaluationConfig,
+    progress: Progress = silent,
+) -> Artifact:
+    """L0, FVE, dead share, frequencies and the recovered loss of one SAE, on held-out tokens.
+
+    Args:
+        upstream: ``contexts`` and ``activations``, as ``make_activations`` returns them.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        from sae_core.corpus import open_contexts
+        from sae_core.evaluation import evaluate_run
+        from sae_core.formats import load_sae
+        from sae_core.shards import open_shards
+
+        origin = upstream["activations"].manifest.inputs
+        return evaluate_run(
+            folder,
+            load_sae(sae.path),
+            open_shards(upstream["activations"].path / "held_out"),
+            open_contexts(upstream["contexts"].path).split("held_out"),
+            _language_model(store, model, origin["model"]),
+            origin["hook"],
+            config,
+            progress,
+        )
+
+    return store.get_or_build(
+        "evaluation",
+        build,
+        code_version=CODE_VERSION["evaluation"],
+        inputs={"config": _json(config), "model_dtype": model.dtype},
+        upstream={"sae": sae, **upstream},
+    )
+
+
+def make_consistency(
+    store: ArtifactStore,
+    runs: Mapping[str, Mapping[str, Artifact]],
+    config: ConsistencyConfig,
+    progress: Progress = silent,
+) -> Artifact:
+    """How far the runs of one variant found the same features.
+
+    Args:
+        runs: for each seed the artifacts ``sae`` and ``evaluation``.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        import pyarrow.parquet as pq
+
+        from sae_core.consistency import Run, consistency, write_consistency
+        from sae_core.formats import load_sae
+
+        dictionaries = [
+            Run(
+                name=seed,
+                W_dec=load_sae(run["sae"].path).W_dec.detach().numpy(),
+                frequency=pq.read_table(run["evaluation"].path / "features.parquet")["frequency"].to_numpy(),
+            )
+            for seed, run in runs.items()
+        ]
+        return write_consistency(folder, consistency(dictionaries, config, progress))
+
+    return store.get_or_build(
+        "consistency",
+        build,
+        code_version=CODE_VERSION["consistency"],
+        inputs={"config": _json(config), "runs": list(runs)},
+        upstream={f"{name} {seed}": artifact for seed, run in runs.items() for name, artifact in run.items()},
+    )
+
+
+def make_explanations(
+    store: ArtifactStore,
+    run: Mapping[str, Artifact],
+    upstream: Mapping[str, Artifact],
+    model: LanguageModelConfig,
+    config: ExplanationsConfig,
+    progress: Progress = silent,
+) -> Artifact:
+    """What the features of one run respond to, in words, from each half of the held-out corpus."""
+    from sae_core.explanations import explainer_digest
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        import pyarrow.parquet as pq
+
+        from sae_core.corpus import open_contexts
+        from sae_core.explanations import explain_run
+        from sae_core.formats import load_sae
+        from sae_core.shards import open_shards
+
+        return explain_run(
+            folder,
+            load_sae(run["sae"].path),
+            open_shards(upstream["activations"].path / "held_out"),
+            open_contexts(upstream["contexts"].path).split("held_out"),
+            _language_model(store, model, upstream["activations"].manifest.inputs["model"]),
+            pq.read_table(run["evaluation"].path / "features.parquet"),
+            config,
+            store,
+            progress,
+        )
+
+    return store.get_or_build(
+        "explanations",
+        build,
+        code_version=CODE_VERSION["explanations"],
+        inputs={"config": _json(config), "explainer": explainer_digest(config.explainer)},
+        upstream={**run, **upstream},
+    )
+
+
+def make_similarity(
+    store: ArtifactStore,
+    consistency: Artifact,
+    explanations: Mapping[str, Artifact],
+    config: SimilarityConfig,
+    progress: Progress = silent,
+) -> Artifact:
+    """Whether matched features are explained alike.
+
+    Args:
+        explanations: the ``explanations`` artifact of each seed.
+    """
+    from sae_core.embeddings import embedder_digest
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        import pyarrow.parquet as pq
+
+        from sae_core.embeddings import load_embedder
+        from sae_core.similarity import explanation_similarity, write_similarity
+
+        report = explanation_similarity(
+            pq.read_table(consistency.path / "matches.parquet"),
+            {seed: pq.read_table(artifact.path / "explanations.parquet") for seed, artifact in explanations.items()},
+            load_embedder(config.embedder),
+            config,
+            progress,
+        )
+        return write_similarity(folder, report)
+
+    return store.get_or_build(
+        "explanation_similarity",
+        build,
+        code_version=CODE_VERSION["explanation_similarity"],
+        inputs={"config": _json(config), "embedder": embedder_digest(config.embedder), "runs": list(explanations)},
+        upstream={
+            "consistency": consistency,
+            **{f"explanations {seed}": artifact for seed, artifact in explanations.items()},
+        },
+    )
+
+
+def make_report(
+    store: ArtifactStore,
+    study: StudyConfig,
+    model: ModelConfig,
+    variants: Mapping[str, Mapping[str, Artifact]],
+    progress: Progress = silent,
+) -> Artifact:
+    """The table of variants, the figures and the page of one study.
+
+    Args:
+        variants: for each variant key ``consistency``, ``explanation_similarity``, and per seed ``sae <seed>``,
+            ``evaluation <seed>``.
+    """
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        from sae_core.report import write_report
+
+        return write_report(folder, study, model, variants)
+
+    return store.get_or_build(
+        "report",
+        build,
+        code_version=CODE_VERSION["report"],
+        inputs={"study": _json(study), "credit": model.corpus.credit, "model": model.name},
+        upstream={
+            f"{variant}/{name}": artifact
+            for variant, artifacts in variants.items()
+            for name, artifact in artifacts.items()
+        },
+    )
+
+
+def _language_model(store: ArtifactStore, config: LanguageModelConfig, digest: str) -> Any:
+    """The language model, refused unless it is the one that the upstream artifacts were made with."""
+    model = _load(config.model_dump_json(include=set(LanguageModelConfig.model_fields)), str(store.root))
+    if model.digest != digest:
+        _load.cache_clear()
+        raise RuntimeError(
+            f"the language model {config.name} changed: its digest is {model.digest[:12]}, the activations were made "
+            f"with {digest[:12]}; materialize its activations again"
+        )
+    return model
+
+
+@lru_cache(maxsize=1)
+def _load(config: str, root: str) -> Any:
+    from sae_core.language_models import load_language_model
+
+    return load_language_model(LanguageModelConfig.model_validate_json(config), ArtifactStore(root))
+
+
+def run_names(seeds: Sequence[int]) -> list[str]:
+    """Names of the runs of a study, as they stand in every table: ``seed 0``."""
+    return [f"seed {seed}" for seed in seeds]

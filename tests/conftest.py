@@ -1,0 +1,28 @@
+"""Shared by all tests: one thread for tiny tensors, shapes checked, no network."""
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+# Every public function checks the shapes its types promise, in tests only.
+_HOOK = install_import_hook("sae_core", "beartype.beartype")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tiny tensors are several times faster on one thread."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def store(tmp_path):
+    from sae_core.store import ArtifactStore
+
+    return ArtifactStore(tmp_path / "store")
