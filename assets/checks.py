@@ -105,10 +105,10 @@ def _explained(missing: float, limits: ChecksConfig) -> Check:
 def explanation_checks(key: dg.AssetKey, explanations: Artifact, limits: ChecksConfig) -> list[dg.AssetCheckResult]:
     """Most features asked for got an explanation."""
     summary = explanations.summary
-    return _results(key, [_explained(summary["n_missing"] / max(summary["n_asked"], 1), limits)])
+    return _results(key, [_explained(summary["n_missing"] / max(2 * summary["n_features"], 1), limits)])
 
 
 def similarity_checks(key: dg.AssetKey, similarity: Artifact, limits: ChecksConfig) -> list[dg.AssetCheckResult]:
     """Most matched pairs have an explanation on both sides."""
     summary = similarity.summary
-    return _results(key, [_explained(summary["n_missing"] / max(summary["n_pairs"], 1), limits)])
+    return _results(key, [_explained(1 - summary["n_used"] / max(summary["n_matched"], 1), limits)])

@@ -1,56 +1,53 @@
 """What the UI shows of an artifact, beside the provenance: numbers that it plots over time, tables, pictures."""
 
 import base64
-import json
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from sae_core.store import Artifact
 
-_MAX_PICTURE_BYTES = 400_000
-"""Pictures in metadata live in Dagster's event database: small ones only."""
+# sae_core.report is imported where it is used: definitions load without matplotlib and torch.
 
 
 def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in summary.items() if isinstance(value, (int, float, str, bool))}
 
 
-def _picture(path: Path) -> dict[str, Any]:
-    if not path.is_file() or path.stat().st_size > _MAX_PICTURE_BYTES:
-        return {}
-    encoded = base64.b64encode(path.read_bytes()).decode()
-    return {"figure": dg.MetadataValue.md(f"![{path.stem}](data:image/png;base64,{encoded})")}
+def _picture(png: bytes, name: str) -> dict[str, Any]:
+    # Pictures in metadata live in Dagster's event database: small ones only.
+    return {"figure": dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")}
 
 
 def consistency_metadata(artifact: Artifact) -> dict[str, Any]:
     """PW-MCC and what stands beside it."""
-    return _numbers(artifact.summary) | _picture(artifact.path / "figure.png")
+    from sae_core.report import consistency_figure
+
+    return _numbers(artifact.summary) | _picture(consistency_figure(artifact.path), "consistency")
 
 
 def explanation_metadata(artifact: Artifact) -> dict[str, Any]:
     """Counts, and a few explanations to read."""
-    return _numbers(artifact.summary)
+    from sae_core.report import markdown_explanations
+
+    return _numbers(artifact.summary) | {"examples": dg.MetadataValue.md(markdown_explanations(artifact.path))}
 
 
 def similarity_metadata(artifact: Artifact) -> dict[str, Any]:
     """Correlations and the lift over decoys."""
-    return _numbers(artifact.summary) | _picture(artifact.path / "figure.png")
+    from sae_core.report import similarity_figure
+
+    return _numbers(artifact.summary) | _picture(similarity_figure(artifact.path), "similarity of explanations")
 
 
 def report_metadata(artifact: Artifact) -> dict[str, Any]:
-    """The table of variants, the figure, and where the page lies."""
-    rows = json.loads((artifact.path / "table.json").read_text())
-    columns = list(rows[0])
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(_cell(row[column]) for column in columns) + " |" for row in rows]
+    """The table of variants, the figure, where the page lies, and the numbers of the variant that agrees most."""
+    from sae_core.report import markdown_table
+
     return {
-        "table": dg.MetadataValue.md("\n".join(lines)),
+        "table": dg.MetadataValue.md(markdown_table(artifact.path)),
         "page": dg.MetadataValue.path(str(artifact.path / "report.html")),
-        "dagster/row_count": len(rows),
-    } | _picture(artifact.path / "report_small.png")
-
-
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else ("" if value is None else str(value))
+        "dagster/row_count": artifact.summary["n_variants"],
+        **_numbers(artifact.summary),
+        **_picture((artifact.path / "report_small.png").read_bytes(), "report"),
+    }

@@ -72,19 +72,32 @@ def run_study(name: str, echo: Callable[[str], None]) -> Outcome:
     dagster_home()
     from pipelines.definitions import defs
 
-    definitions, start, hits = defs(), time.monotonic(), 0
-    chain = list(steps(study, model))
     with dg.DagsterInstance.get() as instance:
-        _observe(definitions, instance, model)
-        job = definitions.resolve_implicit_global_asset_job_def()
-        for number, step in enumerate(chain, 1):
-            begin = time.monotonic()
-            hit = _materialize(job, instance, step)
-            hits += hit
-            took = "cached" if hit else f"{time.monotonic() - begin:.0f} s"
-            echo(f"[{number:2d}/{len(chain)}] {step.title}: {took}")
-        report = _report_folder(instance, study)
-    return Outcome(report, len(chain), hits, time.monotonic() - start)
+        return materialize_chain(defs(), instance, study, model, echo)
+
+
+def materialize_chain(
+    definitions: dg.Definitions,
+    instance: dg.DagsterInstance,
+    study: StudyConfig,
+    model: ModelConfig,
+    echo: Callable[[str], None],
+) -> Outcome:
+    """Materialize every asset of a study into a Dagster instance.
+
+    Raises:
+        StudyFailed: if a step failed.
+    """
+    start, hits, chain = time.monotonic(), 0, list(steps(study, model))
+    _observe(definitions, instance, model)
+    job = definitions.resolve_implicit_global_asset_job_def()
+    for number, step in enumerate(chain, 1):
+        begin = time.monotonic()
+        hit = _materialize(job, instance, step)
+        hits += hit
+        took = "cached" if hit else f"{time.monotonic() - begin:.0f} s"
+        echo(f"[{number:2d}/{len(chain)}] {step.title}: {took}")
+    return Outcome(_report_folder(instance, study), len(chain), hits, time.monotonic() - start)
 
 
 def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, model: ModelConfig) -> None:

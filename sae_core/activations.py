@@ -10,39 +10,44 @@ extraction goes on with the first shard that is not complete, and the result is 
 
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Int64
 from numpy import ndarray
+from torch import Tensor
 
 from sae_core.config import ActivationsConfig, Result
 from sae_core.corpus import SPLITS, Contexts
+from sae_core.extraction_plan import ExtractionEstimate, SplitPlan, estimate, estimate_bytes, kept_tokens, plan_split
 from sae_core.language_models import LanguageModel
 from sae_core.progress import Progress, silent
-from sae_core.shards import DTYPES, INDEX, ShardEntry, ShardIndex, shard_name, to_stored, write_index, write_shard
+from sae_core.shard_files import (
+    DTYPES,
+    INDEX,
+    ShardEntry,
+    ShardIndex,
+    shard_name,
+    to_stored,
+    write_index,
+    write_shard,
+)
 from sae_core.store import digest_file, digest_json, require_free_space
+
+__all__ = ["ExtractionEstimate", "ExtractionSummary", "estimate", "extract", "kept_tokens"]
 
 _PLAN = "_extraction.json"
 """What the shards in a folder are made from; private, since it is about the making."""
-_ID_BYTES = 4 + 8 + 4
-_SHARD_OVERHEAD_BYTES = 4096
-"""Page headers and footer of a Parquet file, at most."""
-
-
-class ExtractionEstimate(Result):
-    """What an extraction will write; the counts are exact."""
-
-    n_train_tokens: int
-    n_held_out_tokens: int
-    n_bytes: int
-    """Size of all files, slightly overestimated (headers)."""
+_MEDIAN_CONTEXTS = 64
+"""Contexts on which the median norm is measured."""
 
 
 class ExtractionSummary(Result):
@@ -54,28 +59,12 @@ class ExtractionSummary(Result):
     n_train_tokens: int
     n_held_out_tokens: int
     n_shards: dict[str, int]
+    max_norm: float | None
+    """Tokens with a larger norm were left out; None where ``max_norm_ratio`` is off."""
+    n_left_out: int
+    """Tokens of both splits left out because of their norm."""
     mean_squared_norm: float
-    """Of the training tokens."""
-
-
-def kept_tokens(
-    token_ids: Int32[ndarray, "n length"], special_token_ids: frozenset[int], config: ActivationsConfig
-) -> Bool[ndarray, "n length"]:
-    """Which tokens are stored: by default neither special tokens nor position 0."""
-    kept = np.ones(token_ids.shape, bool)
-    if not config.keep_special_tokens:
-        kept = ~np.isin(token_ids, np.array(sorted(special_token_ids), np.int32))
-    if not config.keep_first_position:
-        kept[:, 0] = False
-    return kept
-
-
-def estimate(
-    contexts: Contexts, d_in: int, special_token_ids: frozenset[int], config: ActivationsConfig
-) -> ExtractionEstimate:
-    """Tokens and bytes that ``extract`` will write, known from the token ids alone."""
-    plans = {name: _plan(contexts, name, special_token_ids, config) for name in SPLITS}
-    return _estimate(plans, d_in, config)
+    """Of the training tokens, as stored."""
 
 
 def extract(
@@ -100,13 +89,16 @@ def extract(
         OSError: if the disk cannot hold the shards; before anything is computed.
     """
     d_in = model.d_in(hook)
-    plans = {name: _plan(contexts, name, model.special_token_ids, config) for name in SPLITS}
-    needed = _estimate(plans, d_in, config)
+    plans = {name: plan_split(contexts, name, model.special_token_ids, config) for name in SPLITS}
+    needed = estimate_bytes(plans, d_in, config)
     _prepare(folder, model, contexts, hook, config)
     written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     require_free_space(folder, max(0, needed.n_bytes - written), f"extracting {hook}")
-    meter = _Meter(needed.n_train_tokens + needed.n_held_out_tokens, progress or silent)
-    entries = {name: _write_split(folder / name, model, plan, hook, config, meter) for name, plan in plans.items()}
+    n_tokens = needed.n_train_tokens + needed.n_held_out_tokens
+    meter = _Meter(n_tokens, progress or silent)
+    reader = _Reader(model, hook, config)
+    max_norm = reader.limit(plans["train"])
+    entries = {name: _write_split(folder / name, reader, plan, max_norm, meter) for name, plan in plans.items()}
     # Only now: an index says that all shards of the folder are there.
     indices = {name: write_index(folder / name, found, d_in, config.dtype) for name, found in entries.items()}
     for name in SPLITS:
@@ -117,60 +109,18 @@ def extract(
         hook=hook,
         d_in=d_in,
         dtype=config.dtype,
-        n_train_tokens=needed.n_train_tokens,
-        n_held_out_tokens=needed.n_held_out_tokens,
+        n_train_tokens=indices["train"].n_tokens,
+        n_held_out_tokens=indices["held_out"].n_tokens,
         n_shards={name: len(found) for name, found in entries.items()},
+        max_norm=max_norm,
+        n_left_out=n_tokens - sum(index.n_tokens for index in indices.values()),
         mean_squared_norm=indices["train"].mean_squared_norm,
     ).model_dump(mode="json")
 
 
-@dataclass(frozen=True)
-class _Plan:
-    """The work on one split: which contexts go into which shard."""
-
-    name: str
-    token_ids: Int32[ndarray, "n length"]
-    shards: list[Int64[ndarray, " contexts"]]
-    """Contexts of each shard, in the order in which they are read."""
-    n_tokens: int
-    special_token_ids: frozenset[int]
-    shuffle_seed: int | None
-    """Seed of the order of a shard's rows; None keeps it."""
-
-
-def _plan(contexts: Contexts, name: str, special_token_ids: frozenset[int], config: ActivationsConfig) -> _Plan:
-    token_ids = contexts.split(name).token_ids  # type: ignore[arg-type]
-    blocks = [kept_tokens(token_ids[i : i + 65536], special_token_ids, config) for i in range(0, len(token_ids), 65536)]
-    counts = np.concatenate([block.sum(axis=1) for block in blocks])
-    n_tokens = int(counts.sum())
-    if n_tokens == 0:
-        raise ValueError(
-            f"the {name} part has no token to store: all of its {len(token_ids)} contexts are special tokens; read more text"
-        )
-    order, seed = np.arange(len(counts)), None
-    if name == "train":
-        seed = config.shuffle_seed
-        order = np.random.default_rng([seed, 0]).permutation(len(counts))
-    order = order[counts[order] > 0]
-    # A context belongs to the shard in which its first row falls.
-    shard = (np.cumsum(counts[order]) - counts[order]) // config.shard_tokens
-    shards = [order[part] for part in np.split(np.arange(len(order)), np.flatnonzero(np.diff(shard)) + 1)]
-    return _Plan(name, token_ids, shards, n_tokens, special_token_ids, seed)
-
-
-def _estimate(plans: dict[str, _Plan], d_in: int, config: ActivationsConfig) -> ExtractionEstimate:
-    row = d_in * DTYPES[config.dtype].itemsize + _ID_BYTES
-    n_shards = sum(len(plan.shards) for plan in plans.values())
-    return ExtractionEstimate(
-        n_train_tokens=plans["train"].n_tokens,
-        n_held_out_tokens=plans["held_out"].n_tokens,
-        n_bytes=sum(plan.n_tokens for plan in plans.values()) * row + n_shards * _SHARD_OVERHEAD_BYTES,
-    )
-
-
 def _prepare(folder: Path, model: LanguageModel, contexts: Contexts, hook: str, config: ActivationsConfig) -> None:
     """Keep what an extraction with the same inputs left in the folder; remove anything else."""
-    text = [hashlib.sha256(np.ascontiguousarray(contexts.split(name).token_ids)).hexdigest() for name in SPLITS]
+    text = [hashlib.sha256(contexts.split(name).token_ids.tobytes()).hexdigest() for name in SPLITS]
     inputs = {
         "model": model.digest,
         "model_dtype": str(model.model.dtype),
@@ -213,8 +163,39 @@ class _Meter:
         path.write_text(json.dumps({"seconds": seconds, "n_tokens": self.computed, "tokens_per_s": self.tokens_per_s}))
 
 
+@dataclass(frozen=True)
+class _Reader:
+    """Runs the language model over the contexts of a plan."""
+
+    model: LanguageModel
+    hook: str
+    config: ActivationsConfig
+
+    def outputs(
+        self, plan: SplitPlan, chosen: Int64[ndarray, " contexts"]
+    ) -> Iterator[tuple[Tensor, ndarray, ndarray]]:
+        """For each forward pass: vectors of the kept tokens, their context ids and positions, in reading order."""
+        for first in range(0, len(chosen), self.config.batch_contexts):
+            batch = chosen[first : first + self.config.batch_contexts]
+            token_ids = plan.token_ids[batch]
+            kept = kept_tokens(token_ids, plan.special_token_ids, self.config)
+            output = self.model.read(torch.from_numpy(token_ids), self.hook)
+            context, position = np.nonzero(kept)
+            yield output[torch.from_numpy(kept).to(output.device)], batch[context], position
+
+    def limit(self, plan: SplitPlan) -> float | None:
+        """The largest norm that is stored: ``max_norm_ratio`` times the median over the first contexts of the plan."""
+        if self.config.max_norm_ratio is None:
+            return None
+        first = np.concatenate(plan.shards)[:_MEDIAN_CONTEXTS]
+        norms = torch.cat([vectors.float().norm(dim=1).cpu() for vectors, _, _ in self.outputs(plan, first)])
+        if not torch.isfinite(norms).all():
+            return math.inf  # refused, with shard and context, as soon as that shard is made
+        return self.config.max_norm_ratio * float(norms.median())
+
+
 def _write_split(
-    folder: Path, model: LanguageModel, plan: _Plan, hook: str, config: ActivationsConfig, meter: _Meter
+    folder: Path, reader: _Reader, plan: SplitPlan, max_norm: float | None, meter: _Meter
 ) -> list[ShardEntry]:
     """Write the shards of one split, except those that are there already, whole."""
     known = _known(folder)
@@ -225,7 +206,7 @@ def _write_split(
         if entry and path.exists() and digest_file(path) == entry.sha256:
             meter.add(entry.n_tokens, f"{plan.name} shard {i + 1} of {len(plan.shards)} was there", computed=False)
         else:
-            entry = _write_shard(path, model, plan, i, hook, config, meter)
+            entry = _write_shard(path, reader, plan, i, max_norm, meter)
             sidecar = path.with_name(path.name + ".json")
             part = sidecar.with_name(sidecar.name + ".part")
             part.write_text(entry.model_dump_json())
@@ -243,29 +224,28 @@ def _known(folder: Path) -> dict[str, ShardEntry]:
 
 
 def _write_shard(
-    path: Path, model: LanguageModel, plan: _Plan, i: int, hook: str, config: ActivationsConfig, meter: _Meter
+    path: Path, reader: _Reader, plan: SplitPlan, i: int, max_norm: float | None, meter: _Meter
 ) -> ShardEntry:
-    chosen = plan.shards[i]
-    kept = kept_tokens(plan.token_ids[chosen], plan.special_token_ids, config)
-    context, position = np.nonzero(kept)
-    n_rows = len(context)
-    # Row r of the shard is the r-th kept token in reading order, or where the permutation puts it.
-    target = np.arange(n_rows)
+    dtype, chosen = reader.config.dtype, plan.shards[i]
+    most = int(kept_tokens(plan.token_ids[chosen], plan.special_token_ids, reader.config).sum())
+    rows = torch.empty((most, reader.model.d_in(reader.hook)), dtype=DTYPES[dtype])
+    context_ids, positions = np.empty(most, np.int64), np.empty(most, np.int32)
+    n = 0
+    for vectors, contexts, places in reader.outputs(plan, chosen):
+        meter.add(len(vectors), f"{plan.name} shard {i + 1} of {len(plan.shards)}")
+        if max_norm is not None:
+            # "Not above" rather than "at most": a NaN stays in, to be refused when it is stored.
+            large = (vectors.float().norm(dim=1) > max_norm).cpu().numpy()
+            stays = ~large | (places == 0)  # position 0 is only here when it was asked for
+            vectors = vectors[torch.from_numpy(stays).to(vectors.device)]
+            contexts, places = contexts[stays], places[stays]
+        here = slice(n, n + len(vectors))
+        rows[here] = to_stored(vectors, dtype, f"{plan.name}/{path.name}", contexts).cpu()
+        context_ids[here], positions[here] = contexts, places
+        n += len(vectors)
+    order = np.arange(n)
     if plan.shuffle_seed is not None:
-        target = np.random.default_rng([plan.shuffle_seed, 1, i]).permutation(n_rows)
-    token_ids, context_ids, positions = np.empty(n_rows, np.int32), np.empty(n_rows, np.int64), np.empty(n_rows, np.int32)
-    token_ids[target] = plan.token_ids[chosen][kept]
-    context_ids[target], positions[target] = chosen[context], position
-    rows = torch.empty((n_rows, model.d_in(hook)), dtype=DTYPES[config.dtype])
-    done = 0
-    for first in range(0, len(chosen), config.batch_contexts):
-        batch = slice(first, first + config.batch_contexts)
-        output = model.read(torch.from_numpy(plan.token_ids[chosen[batch]]), hook)
-        values = output[torch.from_numpy(kept[batch]).to(output.device)]
-        here = slice(done, done + len(values))
-        name = f"{plan.name}/{path.name}"
-        stored = to_stored(values, config.dtype, name, chosen[context[here]])
-        rows[torch.from_numpy(target[here])] = stored.cpu()
-        done += len(values)
-        meter.add(len(values), f"{plan.name} shard {i + 1} of {len(plan.shards)}")
-    return write_shard(path, rows, token_ids, context_ids, positions, config.dtype)
+        order = np.random.default_rng([plan.shuffle_seed, 1, i]).permutation(n)
+        rows = rows[torch.from_numpy(order)]
+    context_ids, positions = context_ids[order], positions[order]
+    return write_shard(path, rows[:n], plan.token_ids[context_ids, positions], context_ids, positions, dtype)

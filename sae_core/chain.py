@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.config import (
+    ActivationsConfig,
     Config,
     ConsistencyConfig,
     EvaluationConfig,
     ExplanationsConfig,
     LanguageModelConfig,
+    LocalExplainer,
     ModelConfig,
     RunSeeds,
     SimilarityConfig,
@@ -35,6 +37,7 @@ CODE_VERSION = {
     "contexts": "1",
     "activations": "1",
     "sae": "1",
+    "reference_losses": "1",
     "evaluation": "1",
     "consistency": "1",
     "explanations": "1",
@@ -51,15 +54,16 @@ def _json(config: Config, **without: bool) -> dict[str, Any]:
 def make_contexts(store: ArtifactStore, config: ModelConfig, progress: Progress = silent) -> Artifact:
     """The corpus as token contexts of equal length, training and held-out part."""
     from sae_core.corpus import corpus_digest, load_documents, write_contexts
-    from sae_core.model_sources import load_tokenizer, model_digest
+    from sae_core.model_sources import model_digest
 
     def build(folder: Path) -> Mapping[str, Any]:
         documents = load_documents(config.corpus.source)
-        tokenizer = load_tokenizer(config.source)
+        tokenizer = _language_model(store, config, digest).tokenizer
         return write_contexts(folder, documents, tokenizer, config.corpus, progress)
 
+    digest = model_digest(config.source)
     inputs = {
-        "model": model_digest(config.source),
+        "model": digest,
         "corpus": corpus_digest(config.corpus.source),
         "config": _json(config.corpus, source=True, credit=True),
     }
@@ -78,7 +82,7 @@ def make_activations(
         model = _language_model(store, config, contexts.manifest.inputs["model"])
         return extract(folder, model, open_contexts(contexts.path), hook, config.activations, progress)
 
-    preflight(config, [hook])
+    preflight(config, [hook], store)
     contexts = make_contexts(store, config, progress)
     inputs = {
         "model": contexts.manifest.inputs["model"],
@@ -108,7 +112,7 @@ def make_sae(
 
     def build(folder: Path) -> Mapping[str, Any]:
         from sae_core.shards import open_shards
-        from sae_core.training_run import train_run
+        from sae_core.training import train_run
 
         metadata = {"model": activations.manifest.inputs["model"], "hook_name": activations.manifest.inputs["hook"]}
         shards = open_shards(activations.path / "train")
@@ -140,29 +144,63 @@ def make_evaluation(
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
-        from sae_core.corpus import open_contexts
-        from sae_core.evaluation import evaluate_run
+        from sae_core.evaluation import evaluate, write_evaluation
         from sae_core.formats import load_sae
+        from sae_core.loss_recovered import loss_recovered, read_reference
         from sae_core.shards import open_shards
 
-        origin = upstream["activations"].manifest.inputs
-        return evaluate_run(
-            folder,
-            load_sae(sae.path),
-            open_shards(upstream["activations"].path / "held_out"),
-            open_contexts(upstream["contexts"].path).split("held_out"),
-            _language_model(store, model, origin["model"]),
-            origin["hook"],
-            config,
-            progress,
-        )
+        opened, activations = load_sae(sae.path), upstream["activations"]
+        measured = evaluate(opened, open_shards(activations.path / "held_out"), config, progress)
+        language_model = _language_model(store, model, activations.manifest.inputs["model"])
+        loss = loss_recovered(opened, language_model, read_reference(reference.path), progress)
+        return write_evaluation(folder, measured, loss)
 
+    reference = make_reference_losses(store, upstream, model, config, progress)
     return store.get_or_build(
         "evaluation",
         build,
         code_version=CODE_VERSION["evaluation"],
         inputs={"config": _json(config), "model_dtype": model.dtype},
-        upstream={"sae": sae, **upstream},
+        upstream={"sae": sae, "reference_losses": reference, **upstream},
+    )
+
+
+def make_reference_losses(
+    store: ArtifactStore,
+    upstream: Mapping[str, Artifact],
+    model: LanguageModelConfig,
+    config: EvaluationConfig,
+    progress: Progress = silent,
+) -> Artifact:
+    """The language model's loss as it is and with zeros at the hook: what the loss of every SAE is compared with."""
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        from sae_core.corpus import open_contexts
+        from sae_core.loss_recovered import reference_losses, write_reference
+
+        activations = upstream["activations"]
+        language_model = _language_model(store, model, activations.manifest.inputs["model"])
+        held_out = open_contexts(upstream["contexts"].path).split("held_out")
+        trained_on = ActivationsConfig.model_validate(activations.manifest.inputs["config"])
+        return write_reference(
+            folder,
+            reference_losses(
+                language_model,
+                held_out.token_ids,
+                activations.manifest.inputs["hook"],
+                trained_on,
+                activations.summary["max_norm"],
+                config.n_loss_contexts,
+                progress,
+            ),
+        )
+
+    return store.get_or_build(
+        "reference_losses",
+        build,
+        code_version=CODE_VERSION["reference_losses"],
+        inputs={"n_loss_contexts": config.n_loss_contexts, "model_dtype": model.dtype},
+        upstream=upstream,
     )
 
 
@@ -212,11 +250,7 @@ def make_explanations(
     progress: Progress = silent,
 ) -> Artifact:
     """What the features of one run respond to, in words, from each half of the held-out corpus."""
-    from sae_core.explanations import explainer_digest
-
     def build(folder: Path) -> Mapping[str, Any]:
-        import pyarrow.parquet as pq
-
         from sae_core.corpus import open_contexts
         from sae_core.explanations import explain_run
         from sae_core.formats import load_sae
@@ -228,19 +262,28 @@ def make_explanations(
             open_shards(upstream["activations"].path / "held_out"),
             open_contexts(upstream["contexts"].path).split("held_out"),
             _language_model(store, model, upstream["activations"].manifest.inputs["model"]),
-            pq.read_table(run["evaluation"].path / "features.parquet"),
             config,
-            store,
             progress,
+            load_model=lambda explainer: _load(explainer.model_dump_json(), str(store.root)),
         )
 
     return store.get_or_build(
         "explanations",
         build,
         code_version=CODE_VERSION["explanations"],
-        inputs={"config": _json(config), "explainer": explainer_digest(config.explainer)},
+        inputs={"config": _json(config), "explainer": _explainer_inputs(config)},
         upstream={**run, **upstream},
     )
+
+
+def _explainer_inputs(config: ExplanationsConfig) -> dict[str, str]:
+    """What besides its settings decides what an explainer writes."""
+    if not isinstance(config.explainer, LocalExplainer):
+        return {}
+    from sae_core.explainers import prompt_digest
+    from sae_core.model_sources import model_digest
+
+    return {"prompt": prompt_digest(), "model": model_digest(config.explainer.model.source)}
 
 
 def make_similarity(
@@ -266,7 +309,7 @@ def make_similarity(
         report = explanation_similarity(
             pq.read_table(consistency.path / "matches.parquet"),
             {seed: pq.read_table(artifact.path / "explanations.parquet") for seed, artifact in explanations.items()},
-            load_embedder(config.embedder),
+            load_embedder(config),
             config,
             progress,
         )
@@ -276,7 +319,7 @@ def make_similarity(
         "explanation_similarity",
         build,
         code_version=CODE_VERSION["explanation_similarity"],
-        inputs={"config": _json(config), "embedder": embedder_digest(config.embedder), "runs": list(explanations)},
+        inputs={"config": _json(config), "embedder": embedder_digest(config), "runs": list(explanations)},
         upstream={
             "consistency": consistency,
             **{f"explanations {seed}": artifact for seed, artifact in explanations.items()},

@@ -119,6 +119,9 @@ class CorpusConfig(Config):
     """Share of the *documents* that is never trained on: SAEs are evaluated and explained on it."""
     seed: int = Field(default=0, ge=0)
     """Seed of the assignment of documents to the held-out part."""
+    boundary_token: str | None = None
+    """Token at position 0 and between documents, as text; None takes the tokenizer's bos token, or else eos. An
+    instruct model's bos may be a chat token: name the token that stood between documents when it was trained."""
 
 
 # --- activations ------------------------------------------------------------------------------------------------
@@ -138,6 +141,10 @@ class ActivationsConfig(Config):
     keep_first_position: bool = False
     """Keep position 0, the attention sink, whose norm is far larger than that of any other token."""
     keep_special_tokens: bool = False
+    max_norm_ratio: float | None = Field(default=10.0, gt=1)
+    """Tokens with a norm above so many times the median are left out, and counted: attention sinks also appear
+    behind position 0, and a handful of them can hold half of the squared norm of all tokens. None keeps them. (Position 0 stays when
+    it is asked for.)"""
 
 
 class ModelConfig(LanguageModelConfig):
@@ -223,6 +230,10 @@ class TrainingConfig(Config):
     """A feature that did not fire for so many training tokens counts as dead while training."""
     resample_dead: bool = False
     """Standard only: re-initialise features that stay dead, as Bricken et al. 2023 do."""
+    resample_at: list[Fraction] = [0.125, 0.25, 0.375, 0.5]
+    """Shares of the steps after which ``resample_dead`` acts (Bricken et al. 2023: 25k, 50k, 75k, 100k of 200k)."""
+    checkpoints: list[Annotated[float, Field(ge=0, le=1)]] = []
+    """Shares of the steps after which the SAE is also kept in ``checkpoints/step_<n>``."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     resume_minutes: float = Field(default=1.0, ge=0)
     """Minutes between two states saved for resuming; a killed run loses at most so much."""
@@ -275,7 +286,10 @@ class LexicalExplainer(Config):
 
     kind: Literal["lexical"] = "lexical"
     n_words: int = Field(default=8, ge=1)
-    """Words in one list of an explanation."""
+    """Words of an explanation, at most."""
+    n_promoted: int = Field(default=0, ge=0)
+    """Words of the logit lens that join the text of an explanation. They are in the table in any case; in the text
+    they make similarity partly a function of the decoder cosine itself, and the same for both corpus halves."""
 
 
 class LocalExplainer(Config):
@@ -303,6 +317,11 @@ class ExplanationsConfig(Config):
     """Strongest contexts per feature and corpus half."""
     window: int = Field(default=16, ge=2)
     """Tokens shown on either side of the strongest token, within its document."""
+    min_word_score: float = Field(default=0.1, ge=0, lt=1)
+    """Words that score less than this share of the best word's score are left out: a long tail of words that many
+    features have in common makes their explanations alike."""
+    n_examples: int = Field(default=3, ge=0)
+    """Strongest contexts written into the table, per feature and corpus half."""
     min_activations: int = Field(default=10, ge=1)
     """A feature that fired less often in a corpus half is not explained there: missing, and counted."""
     seed: int = Field(default=0, ge=0)
@@ -328,6 +347,8 @@ class SimilarityConfig(Config):
     """How alike two explanations are."""
 
     embedder: Annotated[PackagedEmbedder | NamedEmbedder, Field(discriminator="kind")] = PackagedEmbedder()
+    embedder_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the embedder; bfloat16 is faster on processors that have it."""
     n_decoys: int = Field(default=5, ge=1)
     """Random pairs of equal frequency beside every matched pair."""
     seed: int = Field(default=0, ge=0)
@@ -374,6 +395,8 @@ class StudyConfig(Config):
             twice = sorted({str(key) for key in keys if keys.count(key) > 1})
             if twice:
                 raise ValueError(f"{what} must differ: {', '.join(twice)} given more than once; remove the copy")
+        if self.name in ("model", "activations"):
+            raise ValueError(f"a study cannot be called {self.name!r}, which is the first part of other asset keys; rename it")
         if not self.vary:
             raise ValueError("vary must name what a seed changes: got nothing; write [init], [order] or [init, order]")
         return self

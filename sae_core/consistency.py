@@ -8,7 +8,6 @@ The matches go on to the comparison of explanations.
 import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -53,7 +52,7 @@ __all__ = [
 ]
 
 
-def pw_mcc(dictionaries: Sequence[Float[Tensor | np.ndarray, "n d_in"]], signed: bool = False) -> float:
+def pw_mcc(dictionaries: Sequence[Float[Tensor | np.ndarray, "_ _"]], signed: bool = False) -> float:
     """Mean MCC over all unordered pairs of dictionaries, in [0, 1] (Song et al. 2025, eq. 3).
 
     MCC is the mean absolute cosine under the best one-to-one matching of rows. Rows of zeros are left out.
@@ -83,8 +82,8 @@ def consistency(
         progress: called before every matching.
 
     Raises:
-        ValueError: for fewer than two runs, names given twice, different widths, frequencies that do not fit, or a
-            row that is not finite (the message names run and row).
+        ValueError: for fewer than two runs, names given twice, different widths, or a row that is not finite (the
+            message names run and row).
     """
     config = config or ConsistencyConfig()
     _check_runs(runs)
@@ -133,16 +132,6 @@ def _check_runs(runs: Sequence[Run]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"run names must differ: {', '.join(twice)} given more than once; rename one")
-    for run in runs:
-        if run.frequency is None:
-            continue
-        if run.frequency.shape != (len(run.W_dec),):
-            raise ValueError(
-                f"{run.name}: expected one frequency a feature, shape ({len(run.W_dec)},), got {run.frequency.shape}; "
-                "pass the frequencies of the same SAE"
-            )
-        if not (np.isfinite(run.frequency) & (run.frequency >= 0)).all():
-            raise ValueError(f"{run.name}: a frequency is negative or not finite; evaluate the SAE again")
 
 
 def _compare(
@@ -191,12 +180,8 @@ def _pair_matrix(n_runs: int, pairs: Sequence[RunPair], values: Sequence[float])
 
 
 def _summary(runs: Sequence[Run], pairs: Sequence[RunPair], config: ConsistencyConfig) -> ConsistencySummary:
-    mccs = _pair_matrix(len(runs), pairs, [pair.absolute.mcc for pair in pairs])
-    value, interval = pair_mean(mccs), jackknife(mccs)
     cosines = np.concatenate([pair.absolute.cosine for pair in pairs])
     alive_value, alive_reason = _alive_value(runs, pairs)
-    null_isotropic = _null_isotropic(pairs, runs[0].W_dec.shape[1], config.seed)
-    null_sign_flip = float(np.mean([pair.null_sign_flip for pair in pairs]))
     edges = histogram_edges(config.n_histogram_bins)
     zero_rows = {p.a: p.absolute.n_excluded_left for p in pairs} | {p.b: p.absolute.n_excluded_right for p in pairs}
     return ConsistencySummary(
@@ -208,11 +193,7 @@ def _summary(runs: Sequence[Run], pairs: Sequence[RunPair], config: ConsistencyC
         n_features=[len(run.W_dec) for run in runs],
         n_zero_rows=[zero_rows[run] for run in range(len(runs))],
         n_alive=_alive_counts(runs),
-        pw_mcc=value,
-        ci_low=interval and interval.low,
-        ci_high=interval and interval.high,
-        standard_error=interval and interval.standard_error,
-        ci_reason=None if interval else "two runs make one pair: a confidence interval needs at least three runs",
+        **_value_and_chance(runs, pairs, config.seed),
         pw_mcc_signed=float(np.mean([pair.signed.mcc for pair in pairs])),
         pw_mcc_alive=alive_value,
         alive_reason=alive_reason,
@@ -220,11 +201,6 @@ def _summary(runs: Sequence[Run], pairs: Sequence[RunPair], config: ConsistencyC
         mmcs_forward=float(np.mean([np.nanmean(pair.absolute.best_left) for pair in pairs])),
         mmcs_backward=float(np.mean([np.nanmean(pair.absolute.best_right) for pair in pairs])),
         shared_fraction={f"{tau:g}": float((np.abs(cosines) >= tau).mean()) for tau in config.thresholds},
-        null_isotropic=null_isotropic,
-        null_sign_flip=null_sign_flip,
-        null_mmcs_isotropic=_null_mmcs(pairs, runs[0].W_dec.shape[1]),
-        kappa_isotropic=_kappa(value, null_isotropic),
-        kappa_sign_flip=_kappa(value, null_sign_flip),
         certified=all(pair.certified for pair in pairs),
         upper_bound=float(np.mean([pair.absolute.upper_bound for pair in pairs])),
         histogram=CosineHistogram(
@@ -234,6 +210,26 @@ def _summary(runs: Sequence[Run], pairs: Sequence[RunPair], config: ConsistencyC
         ),
         frequency_bins=frequency_bins(runs, pairs, config.n_frequency_bins),
     )
+
+
+def _value_and_chance(runs: Sequence[Run], pairs: Sequence[RunPair], seed: int) -> dict[str, Any]:
+    """The fields of the summary for PW-MCC, its interval, its chance levels and the values corrected for them."""
+    mccs, d_in = _pair_matrix(len(runs), pairs, [pair.absolute.mcc for pair in pairs]), runs[0].W_dec.shape[1]
+    value, interval = pair_mean(mccs), jackknife(mccs)
+    null_isotropic = _null_isotropic(pairs, d_in, seed)
+    null_sign_flip = float(np.mean([pair.null_sign_flip for pair in pairs]))
+    return {
+        "pw_mcc": value,
+        "ci_low": None if interval is None else interval.low,
+        "ci_high": None if interval is None else interval.high,
+        "standard_error": None if interval is None else interval.standard_error,
+        "ci_reason": None if interval else "two runs make one pair: a confidence interval needs at least three runs",
+        "null_isotropic": null_isotropic,
+        "null_sign_flip": null_sign_flip,
+        "null_mmcs_isotropic": _null_mmcs(pairs, d_in),
+        "kappa_isotropic": _kappa(value, null_isotropic),
+        "kappa_sign_flip": _kappa(value, null_sign_flip),
+    }
 
 
 def _kappa(value: float, null: float) -> float | None:

@@ -70,7 +70,7 @@ class ConsistencySummary(Result):
     share_negative: float
     """Share of matched pairs (absolute matching) with a negative cosine: ReLU codes cannot fire for both."""
     mmcs_forward: float
-    """Mean over pairs of runs (a before b) of MMCS(a -> b): the mean over a's features of the largest absolute cosine."""
+    """Mean over pairs of runs (a before b) of MMCS(a -> b): mean over a's features of the largest absolute cosine."""
     mmcs_backward: float
     """Mean over the same pairs of MMCS(b -> a)."""
     shared_fraction: dict[str, float]

@@ -13,14 +13,29 @@ from sae_core.matching import Matching
 
 @dataclass(frozen=True)
 class Run:
-    """One trained SAE, as consistency sees it."""
+    """One trained SAE, as consistency sees it.
+
+    Raises:
+        ValueError: if there is not one frequency a feature, or one is negative or not finite.
+    """
 
     name: str
     """For example ``seed 0``."""
     W_dec: Float[np.ndarray, "d_sae d_in"]
     """Decoder, one feature a row."""
-    frequency: Float[np.ndarray, " d_sae"] | None = None
+    frequency: Float[np.ndarray, " _"] | None = None
     """Share of evaluation tokens on which each feature fired; None when unknown."""
+
+    def __post_init__(self) -> None:
+        if self.frequency is None:
+            return
+        if self.frequency.shape != (len(self.W_dec),):
+            raise ValueError(
+                f"{self.name}: expected one frequency a feature, shape ({len(self.W_dec)},), "
+                f"got {self.frequency.shape}; pass the frequencies of the same SAE"
+            )
+        if not (np.isfinite(self.frequency) & (self.frequency >= 0)).all():
+            raise ValueError(f"{self.name}: a frequency is negative or not finite; evaluate the SAE again")
 
     @property
     def alive(self) -> Bool[np.ndarray, " d_sae"] | None:

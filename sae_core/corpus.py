@@ -6,15 +6,13 @@ context goes on in the next one.
 """
 
 import hashlib
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset
 from jaxtyping import Int32
@@ -23,13 +21,22 @@ from transformers import PreTrainedTokenizerBase
 
 from sae_core.config import CorpusConfig, Result
 from sae_core.corpus_sources import corpus_digest, load_documents
+from sae_core.packing import Packer, SplitFile
 from sae_core.progress import Progress, silent
 
-__all__ = ["Contexts", "ContextSplit", "CorpusSummary", "corpus_digest", "load_documents", "open_contexts", "write_contexts"]
+__all__ = [
+    "ContextSplit",
+    "Contexts",
+    "CorpusSummary",
+    "corpus_digest",
+    "load_documents",
+    "open_contexts",
+    "write_contexts",
+]
 
-SPLITS: tuple[Literal["train"], Literal["held_out"]] = ("train", "held_out")
+SplitName = Literal["train", "held_out"]
+SPLITS: tuple[SplitName, ...] = ("train", "held_out")
 _BATCH_DOCUMENTS = 256
-_FLUSH_CONTEXTS = 8192
 
 
 class CorpusSummary(Result):
@@ -47,92 +54,23 @@ class CorpusSummary(Result):
     boundary_token_id: int
 
 
-class Packer:
-    """Cuts a stream of documents into contexts of exactly ``length`` tokens.
-
-    Args:
-        boundary: token at position 0 and between documents; its document id is -1.
-    """
-
-    def __init__(self, length: int, boundary: int):
-        self.length, self.boundary = length, boundary
-        self._full: list[tuple[ndarray, ndarray]] = []
-        self._begin()
-
-    def _begin(self) -> None:
-        self._tokens = np.full(self.length, self.boundary, np.int32)
-        self._documents = np.full(self.length, -1, np.int32)
-        self._at = 1
-
-    def _advance(self, n: int) -> None:
-        self._at += n
-        if self._at == self.length:
-            self._full.append((self._tokens, self._documents))
-            self._begin()
-
-    def add(self, tokens: list[int], document: int) -> None:
-        """Append a document."""
-        done = 0
-        while done < len(tokens):
-            n = min(len(tokens) - done, self.length - self._at)
-            here = slice(self._at, self._at + n)
-            self._tokens[here], self._documents[here] = tokens[done : done + n], document
-            self._advance(n)
-            done += n
-        if self._at > 1:  # a context that only just began has its boundary already
-            self._advance(1)
-
-    def take(self) -> list[tuple[ndarray, ndarray]]:
-        """Token ids and document ids of the contexts that are full; the rest stays for later documents."""
-        full, self._full = self._full, []
-        return full
-
-
-class _SplitFile:
-    """One split's Parquet file, written in blocks of contexts."""
-
-    def __init__(self, path: Path, length: int):
-        self.path, self.part, self.n_contexts = path, path.with_name(path.name + ".part"), 0
-        tokens = pa.list_(pa.field("item", pa.int32(), nullable=False), length)
-        names = ("token_ids", "document_ids")
-        fields = [pa.field("context_id", pa.int64(), nullable=False)]
-        self.schema = pa.schema(fields + [pa.field(name, tokens, nullable=False) for name in names])
-        self._rows: list[tuple[ndarray, ndarray]] = []
-        self._writer = pq.ParquetWriter(self.part, self.schema, compression="zstd")
-
-    def extend(self, contexts: list[tuple[ndarray, ndarray]]) -> None:
-        self._rows += contexts
-        self.n_contexts += len(contexts)
-        if len(self._rows) >= _FLUSH_CONTEXTS:
-            self._flush()
-
-    def _flush(self) -> None:
-        if self._rows:
-            ids = np.arange(self.n_contexts - len(self._rows), self.n_contexts, dtype=np.int64)
-            kind = self.schema.field("token_ids").type
-            columns = [np.concatenate([row[i] for row in self._rows]) for i in range(2)]
-            lists = [pa.FixedSizeListArray.from_arrays(pa.array(column), type=kind) for column in columns]
-            self._writer.write_table(pa.Table.from_arrays([pa.array(ids), *lists], schema=self.schema))
-            self._rows = []
-
-    def finish(self) -> None:
-        self._flush()
-        self._writer.close()
-        os.replace(self.part, self.path)
-
-
-def boundary_token_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The token between documents: the beginning-of-text token where there is one, else the end-of-text token.
+def boundary_token_id(tokenizer: PreTrainedTokenizerBase, token: str | None = None) -> int:
+    """The token between documents: the given one, else the tokenizer's bos token, else its eos token.
 
     Raises:
-        ValueError: if the tokenizer has neither.
+        ValueError: if the tokenizer does not have it.
     """
+    if token is not None:
+        if token not in (vocabulary := tokenizer.get_vocab()):
+            known = ", ".join(repr(name) for name in tokenizer.all_special_tokens)
+            raise ValueError(f"boundary_token {token!r} is no token of the tokenizer; its special tokens are {known}")
+        return int(vocabulary[token])
     for token_id in (tokenizer.bos_token_id, tokenizer.eos_token_id):
         if token_id is not None:
             return int(token_id)
     raise ValueError(
         f"expected a tokenizer with a bos or eos token to put between documents; {type(tokenizer).__name__} has "
-        "neither: set tokenizer.eos_token and save it again"
+        "neither: set corpus.boundary_token"
     )
 
 
@@ -165,36 +103,22 @@ def write_contexts(
     Raises:
         ValueError: if there is no text, or too little of it for one context in either split.
     """
-    progress = progress or silent
-    length, most = config.context_length, config.n_tokens or 0
-    if config.n_tokens is not None and most < 2 * length:
+    length, most = config.context_length, config.n_tokens
+    if most is not None and most < 2 * length:
         raise ValueError(
             f"n_tokens must hold a context of {length} tokens in each split: got {most}; raise n_tokens to at least "
             f"{2 * length} or lower context_length"
         )
-    boundary = boundary_token_id(tokenizer)
-    files = {name: _SplitFile(folder / f"{name}.parquet", length) for name in SPLITS}
-    packers = {name: Packer(length, boundary) for name in SPLITS}
+    boundary = boundary_token_id(tokenizer, config.boundary_token)
+    files = {name: SplitFile(folder / f"{name}.parquet", length) for name in SPLITS}
     n_documents, counts = dict.fromkeys(SPLITS, 0), {"skipped": 0}
-    room = most // length if config.n_tokens is not None else None
-    for document, (text, tokens) in enumerate(_tokenized(documents, tokenizer, counts)):
-        name = "held_out" if is_held_out(text, config.held_out_fraction, config.seed) else "train"
+    for name in _pack(_tokenized(documents, tokenizer, counts), files, boundary, config, progress or silent):
         n_documents[name] += 1
-        packers[name].add(tokens, document)
-        full = packers[name].take()[:room]
-        files[name].extend(full)
-        n_contexts = sum(file.n_contexts for file in files.values())
-        if full:
-            progress(n_contexts * length, most, f"{document + 1:,} documents, {n_contexts * length:,} tokens")
-        if room is not None:
-            room -= len(full)
-            if room == 0:
-                break
     _refuse_too_little(files, n_documents, config)
     for file in files.values():
         file.finish()
     return CorpusSummary(
-        n_documents=dict(n_documents),
+        n_documents={name: n_documents[name] for name in SPLITS},
         n_skipped=counts["skipped"],
         n_contexts={name: file.n_contexts for name, file in files.items()},
         n_tokens=sum(file.n_contexts for file in files.values()) * length,
@@ -203,7 +127,33 @@ def write_contexts(
     ).model_dump(mode="json")
 
 
-def _refuse_too_little(files: dict[str, _SplitFile], n_documents: dict[str, int], config: CorpusConfig) -> None:
+def _pack(
+    tokenized: Iterable[tuple[str, list[int]]],
+    files: Mapping[SplitName, SplitFile],
+    boundary: int,
+    config: CorpusConfig,
+    progress: Progress,
+) -> Iterator[SplitName]:
+    """Pack documents into the files of their splits until there are ``n_tokens``; yields each document's split."""
+    length, most = config.context_length, config.n_tokens
+    packers = {name: Packer(length, boundary) for name in SPLITS}
+    n_contexts = 0
+    for document, (text, tokens) in enumerate(tokenized):
+        name: SplitName = "held_out" if is_held_out(text, config.held_out_fraction, config.seed) else "train"
+        packers[name].add(tokens, document)
+        full = packers[name].take()[: None if most is None else most // length - n_contexts]
+        files[name].extend(full)
+        n_contexts += len(full)
+        yield name
+        if full:
+            progress(n_contexts * length, most or 0, f"{document + 1:,} documents, {n_contexts * length:,} tokens")
+        if most is not None and n_contexts == most // length:
+            return
+
+
+def _refuse_too_little(
+    files: Mapping[SplitName, SplitFile], n_documents: Mapping[SplitName, int], config: CorpusConfig
+) -> None:
     if not any(n_documents.values()):
         raise ValueError("the corpus is empty: expected documents with text, got none; check corpus.source")
     for name, file in files.items():
@@ -250,6 +200,7 @@ class ContextSplit:
 
     @cached_property
     def token_ids(self) -> Int32[ndarray, "n length"]:
+        """Token ids; a context is a row."""
         return self._column("token_ids")
 
     @cached_property
@@ -259,11 +210,12 @@ class ContextSplit:
 
     @cached_property
     def n_contexts(self) -> int:
+        """Number of contexts; reads no token."""
         return int(pq.read_metadata(self.path).num_rows)
 
     def _column(self, name: str) -> ndarray:
-        column = pq.read_table(self.path, columns=[name])[name].combine_chunks()
-        return column.flatten().to_numpy().reshape(-1, self.context_length)
+        column: Any = pq.read_table(self.path, columns=[name])[name].combine_chunks()
+        return np.asarray(column.flatten()).reshape(-1, self.context_length)
 
 
 @dataclass(frozen=True)
@@ -273,7 +225,7 @@ class Contexts:
     folder: Path
     context_length: int
 
-    def split(self, name: Literal["train", "held_out"]) -> ContextSplit:
+    def split(self, name: SplitName) -> ContextSplit:
         """The contexts of one split."""
         return ContextSplit(self.folder / f"{name}.parquet", self.context_length)
 
@@ -287,6 +239,8 @@ def open_contexts(folder: str | Path) -> Contexts:
     folder = Path(folder)
     for name in SPLITS:
         if not (folder / f"{name}.parquet").is_file():
-            raise FileNotFoundError(f"no contexts in {folder}: {name}.parquet is missing; pack a corpus with write_contexts first")
+            raise FileNotFoundError(
+                f"no contexts in {folder}: {name}.parquet is missing; pack a corpus with write_contexts first"
+            )
     kind = pq.read_schema(folder / "train.parquet").field("token_ids").type
     return Contexts(folder, kind.list_size)

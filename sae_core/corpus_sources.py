@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from datasets import Dataset, IterableDataset, load_dataset
 
 from sae_core.config import CorpusSource, HubCorpus, LocalCorpus, PackagedCorpus
@@ -66,20 +67,33 @@ def _local_files(source: LocalCorpus) -> list[Path]:
     """The files of a local corpus, sorted by path, all of one kind."""
     path = Path(source.path).expanduser()
     if path.is_dir():
-        found = [file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+        found = [
+            file for file in path.rglob("*") if not any(part.startswith(".") for part in file.relative_to(path).parts)
+        ]
     else:
         found = [path] if path.is_file() else [Path(name) for name in glob.glob(str(path), recursive=True)]
     files = sorted(file for file in found if file.is_file() and file.suffix in _READERS)
     if not files:
         raise FileNotFoundError(
-            f"no text in {source.path}: expected a file, a folder or a glob of {', '.join(_READERS)}; check corpus.source.path"
+            f"no text in {source.path}: expected a file, a folder or a glob of {', '.join(_READERS)}; "
+            "check corpus.source.path"
         )
+    files = [file for file in files if not _is_empty(file)]
+    if not files:
+        raise ValueError(f"the corpus {source.path} is empty: expected documents with text, got none")
     if len(readers := {_READERS[file.suffix] for file in files}) > 1:
         raise ValueError(
-            f"{source.path} mixes kinds of files ({', '.join(sorted(readers))}): expected one kind; give a glob such as "
-            f"{source.path.rstrip('/')}/*.jsonl"
+            f"{source.path} mixes kinds of files ({', '.join(sorted(readers))}): expected one kind; give a glob such "
+            f"as {source.path.rstrip('/')}/*.jsonl"
         )
     return files
+
+
+def _is_empty(path: Path) -> bool:
+    """Whether a file holds no document; ``datasets`` fails on those with an error about something else."""
+    if path.suffix == ".parquet":
+        return bool(pq.read_metadata(path).num_rows == 0)
+    return path.stat().st_size == 0
 
 
 def _text_column(documents: IterableDataset, column: str, where: str) -> IterableDataset:
@@ -99,10 +113,14 @@ def _read_records(path: Path, column: str) -> Dataset:
         content = json.load(file)
     records = list(content.values()) if isinstance(content, dict) else content
     if not isinstance(records, list) or not all(isinstance(record, dict) for record in records):
-        raise ValueError(f"{path}: expected a JSON list of records, or a mapping from ids to records; got something else")
+        raise ValueError(
+            f"{path}: expected a JSON list of records, or a mapping from ids to records; got something else"
+        )
     if not records:
         raise ValueError(f"the corpus {path} is empty: expected documents with text, got none")
     if not any(column in record for record in records):
         known = dict.fromkeys(key for record in records[:100] for key in record)
-        raise ValueError(f"{path} has no field {column!r}; its records have {', '.join(known)}: set corpus.source.column")
+        raise ValueError(
+            f"{path} has no field {column!r}; its records have {', '.join(known)}: set corpus.source.column"
+        )
     return Dataset.from_dict({"text": [record.get(column) for record in records]})

@@ -8,13 +8,14 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
-from . import config
-from .language_models import LanguageModel
-from .progress import Progress, silent
+from sae_core import config
+from sae_core.language_models import LanguageModel
+from sae_core.progress import Progress, silent
 
 _PROMPT = "prompts/word_list.txt"
 
@@ -38,6 +39,7 @@ class Missing:
     reason: str
 
 
+@runtime_checkable
 class Explainer(Protocol):
     """Turns evidence into text."""
 
@@ -61,10 +63,11 @@ class LexicalExplainer:
         self.n_words, self.n_promoted = settings.n_words, settings.n_promoted
 
     def explain(self, features: Sequence[FeatureWords], progress: Progress = silent) -> list[str | Missing]:
-        return [
-            ", ".join(feature.words[: self.n_words] + feature.promoted[: self.n_promoted]) if feature.words else NO_WORDS
-            for feature in features
-        ]
+        """An explanation, or the reason why there is none, for each feature, in their order."""
+        return [self._join(feature) if feature.words else NO_WORDS for feature in features]
+
+    def _join(self, feature: FeatureWords) -> str:
+        return ", ".join(feature.words[: self.n_words] + feature.promoted[: self.n_promoted])
 
 
 @final
@@ -75,10 +78,12 @@ class LocalExplainer:
     """
 
     def __init__(self, settings: config.LocalExplainer, model: LanguageModel):
-        self.n_words, self.batch_size, self.max_new_tokens = settings.n_words, settings.batch_size, settings.max_new_tokens
+        self.n_words = settings.n_words
+        self.batch_size, self.max_new_tokens = settings.batch_size, settings.max_new_tokens
         self._model, self._prompt = model, read_prompt()
 
     def explain(self, features: Sequence[FeatureWords], progress: Progress = silent) -> list[str | Missing]:
+        """An explanation, or the reason why there is none, for each feature, in their order."""
         found: list[str | Missing] = [NO_WORDS] * len(features)
         # Prompts of like length share a batch, so that little is padded.
         known = [i for i, feature in enumerate(features) if feature.words]
@@ -112,14 +117,33 @@ class LocalExplainer:
             top_p=None,
             top_k=None,
             pad_token_id=padding,
-            stop_strings=["\n"],
-            tokenizer=tokenizer,
-        )
-        return [str(text) for text in tokenizer.batch_decode(written[:, length:], skip_special_tokens=True)]
+            stopping_criteria=StoppingCriteriaList([_LineEnd(tokenizer, length)]),
+        )[:, length:]
+        # An end-of-text token ends the line too; in a row that ended before, it is padding.
+        ended = torch.isin(written, _end_tokens(model, padding)).any(dim=1).tolist()
+        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [f"{text}\n" if end else str(text) for text, end in zip(texts, ended, strict=True)]
+
+
+class _LineEnd(StoppingCriteria):  # type: ignore[misc]
+    """Stops a row once it has written a line break, whatever the tokenizer makes of one."""
+
+    def __init__(self, tokenizer: Any, start: int):
+        self.tokenizer, self.start = tokenizer, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        texts = self.tokenizer.batch_decode(input_ids[:, self.start :], skip_special_tokens=True)
+        return torch.tensor(["\n" in text for text in texts], device=input_ids.device)
+
+
+def _end_tokens(model: Any, padding: int) -> torch.Tensor:
+    ends = model.generation_config.eos_token_id
+    ids = [padding] if ends is None else [padding, *(ends if isinstance(ends, list) else [ends])]
+    return torch.tensor(ids, device=model.device)
 
 
 def read_answer(text: str) -> str | Missing:
-    """The category in what the model wrote: its first line, if that is one. (" animals\\nWords: ..." gives "animals")"""
+    """The category in what the model wrote: its first line, if that is one. (" animals\\nWords:" gives "animals")"""
     body = text.lstrip(" ")
     line = body.split("\n")[0].strip().strip("\"'.").strip()
     if not line:

@@ -7,7 +7,6 @@ Every document belongs to one half, so that run A can be explained from one half
 other: the same windows on both sides would inflate how alike the explanations are.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -15,12 +14,12 @@ import torch
 from jaxtyping import Int
 from scipy import sparse
 
-from .architectures import Sae
-from .config import ExplanationsConfig
-from .corpus import ContextSplit
-from .progress import Progress, silent
-from .shards import Shards
-from .words import Words, mix
+from sae_core.architectures import Sae
+from sae_core.config import ExplanationsConfig
+from sae_core.corpus import ContextSplit
+from sae_core.progress import Progress, silent
+from sae_core.shards import ShardData, Shards
+from sae_core.words import Words, mix
 
 N_HALVES = 2
 _CODE_BLOCK = 1 << 24
@@ -38,8 +37,8 @@ def halves(document_ids: Int[np.ndarray, "*shape"]) -> Int[np.ndarray, "*shape"]
 
 
 @dataclass(frozen=True)
-class Evidence:
-    """Where features fire. Rows of the sparse matrices are slots: ``2 * i + half`` for the feature ``features[i]``."""
+class FeatureContexts:
+    """Where features fire. Rows of the sparse matrix are slots: ``2 * i + half`` for the feature ``features[i]``."""
 
     features: Int[np.ndarray, " n"]
     n_fired: Int[np.ndarray, "n 2"]
@@ -51,14 +50,8 @@ class Evidence:
     position: Int[np.ndarray, "n 2 n_contexts"]
     activation: np.ndarray
     """Activation there, float32 (n, 2, n_contexts); 0 where there is none."""
-    at: sparse.csr_array
+    word_weights: sparse.csr_array
     """Weight of each word the feature fires on (2n, n_words)."""
-    before: sparse.csr_array
-    """Weight of each word that precedes the word it fires on."""
-    after: sparse.csr_array
-
-
-FeatureContexts = Evidence
 
 
 class _Strongest:
@@ -138,16 +131,55 @@ def heaviest(weights: sparse.csr_array, n: int) -> sparse.csr_array:
     return sparse.csr_array((weights.data[order], (row[order], weights.indices[order])), shape=weights.shape)
 
 
-@dataclass
-class _Codes:
-    """Non-zero codes waiting to be counted: slot, context row, position and activation of each."""
+class _Collector:
+    """Counts active codes; those of many blocks at once, since each count costs time of its own."""
 
-    parts: list[tuple[np.ndarray, ...]] = field(default_factory=list)
-    n: int = 0
+    def __init__(self, contexts: ContextSplit, words: Words, n_features: int, n_contexts: int):
+        self.contexts, self.words = contexts, words
+        self.n_fired = np.zeros(N_HALVES * n_features, dtype=np.int64)
+        self.n_tokens = np.zeros(N_HALVES, dtype=np.int64)
+        self.strongest = _Strongest(len(self.n_fired), n_contexts)
+        self.weights = _WordWeights(len(self.n_fired), len(words))
+        self._pending: list[tuple[np.ndarray, ...]] = []
 
-    def take(self) -> tuple[np.ndarray, ...]:
-        parts, self.parts, self.n = self.parts, [], 0
-        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    def add(self, rows: ShardData, token: np.ndarray, feature: np.ndarray, activation: np.ndarray) -> None:
+        """Take in the active codes of some tokens: index into ``rows``, feature and activation of each code."""
+        self._check(rows)
+        row, position = rows.context_ids, rows.positions
+        half = halves(self.contexts.document_ids[row, position])
+        self.n_tokens += np.bincount(half[half >= 0], minlength=N_HALVES)
+        kept = half[token] >= 0
+        token, slot, activation = token[kept], N_HALVES * feature[kept] + half[token[kept]], activation[kept]
+        self.n_fired += np.bincount(slot, minlength=len(self.n_fired))
+        self._pending.append((slot, row[token], position[token], activation))
+        if sum(len(part[0]) for part in self._pending) > _PENDING_CODES:
+            self._count()
+
+    def _check(self, rows: ShardData) -> None:
+        shape = self.contexts.token_ids.shape
+        inside = (rows.context_ids < shape[0]) & (rows.positions < shape[1])
+        if not inside.all() or (self.contexts.token_ids[rows.context_ids, rows.positions] != rows.token_ids).any():
+            raise ValueError(
+                "the held-out shards were not read from these contexts: expected the same token in both, got another; "
+                "pass the contexts artifact that the activations artifact was made from"
+            )
+
+    def _count(self) -> None:
+        if self._pending:
+            slot, row, position, activation = (np.concatenate(column) for column in zip(*self._pending, strict=True))
+            self._pending = []
+            self.strongest.add(slot, row, position, activation)
+            word = _words_at(self.words, self.contexts, row, position)
+            self.weights.add(slot, word, activation.astype(np.float64) ** 2)
+
+    def finish(self, features: np.ndarray) -> FeatureContexts:
+        """Everything found."""
+        self._count()
+        row, position, activation = (
+            table.reshape(len(features), N_HALVES, self.strongest.n_contexts) for table in self.strongest.tables()
+        )
+        n_fired = self.n_fired.reshape(-1, N_HALVES)
+        return FeatureContexts(features, n_fired, self.n_tokens, row, position, activation, self.weights.total)
 
 
 def collect_contexts(
@@ -158,7 +190,7 @@ def collect_contexts(
     config: ExplanationsConfig,
     features: Int[np.ndarray, " n"] | None = None,
     progress: Progress = silent,
-) -> Evidence:
+) -> FeatureContexts:
     """Run the held-out activations through the SAE once and keep what explains its features.
 
     Words are weighted by the square of the activation: what a feature fires on weakly says little about it.
@@ -168,77 +200,37 @@ def collect_contexts(
         contexts: the contexts those were read from.
         words: words of the same contexts.
         features: feature ids of interest, ascending; all of them by default.
+
+    Raises:
+        ValueError: if the activations are not of these contexts, or have another width than the SAE.
     """
-    features = np.arange(len(sae.W_dec)) if features is None else np.asarray(features)
-    n_slots = N_HALVES * len(features)
-    strongest = _Strongest(n_slots, config.n_contexts)
-    weights = [_WordWeights(n_slots, len(words)) for _ in range(3)]
-    n_fired, n_tokens, codes = np.zeros(n_slots, dtype=np.int64), np.zeros(N_HALVES, dtype=np.int64), _Codes()
-
-    def count() -> None:
-        slot, row, position, activation = codes.take()
-        strongest.add(slot, row, position, activation)
-        for total, word in zip(weights, _words_around(words, contexts, row, position), strict=True):
-            total.add(slot, word, activation.astype(np.float64) ** 2)
-
+    if held_out.d_in != sae.d_in:
+        raise ValueError(
+            f"the activations have width {held_out.d_in}, the SAE reads width {sae.d_in}; pass the activations of the "
+            "hook it was trained on"
+        )
+    features = np.arange(sae.d_sae) if features is None else np.asarray(features)
+    found = _Collector(contexts, words, len(features), config.n_contexts)
     done = 0
-    for x, row, position in _held_out_blocks(held_out, max(1, _CODE_BLOCK // len(sae.W_dec))):
-        half = halves(contexts.document_ids[row, position])
-        n_tokens += np.bincount(half[half >= 0], minlength=N_HALVES)
-        part = _nonzero_codes(sae, x, features)
-        slot, kept = N_HALVES * part[1] + half[part[0]], half[part[0]] >= 0
-        slot, token, activation = slot[kept], part[0][kept], part[2][kept]
-        n_fired += np.bincount(slot, minlength=n_slots)
-        codes.parts.append((slot, row[token], position[token], activation))
-        codes.n += len(slot)
-        if codes.n > _PENDING_CODES:
-            count()
-        done += len(row)
+    for rows in held_out.in_order(max(1, _CODE_BLOCK // sae.d_sae)):
+        found.add(rows, *_active_codes(sae, rows.activations, features))
+        done += len(rows.positions)
         progress(done, held_out.n_tokens, f"{done:,} of {held_out.n_tokens:,} held-out tokens read for explanations")
-    count()
-    shape = (len(features), N_HALVES, config.n_contexts)
-    row, position, activation = (table.reshape(shape) for table in strongest.tables())
-    sums = [total.total for total in weights]
-    return Evidence(features, n_fired.reshape(-1, N_HALVES), n_tokens, row, position, activation, *sums)
-
-
-def _held_out_blocks(held_out: Shards, size: int) -> Iterator[tuple[torch.Tensor, np.ndarray, np.ndarray]]:
-    """Activations with their context row and position, in blocks of at most so many tokens."""
-    for i in range(held_out.n_shards):
-        shard = held_out.read(i)
-        rows, positions = np.asarray(shard.context_ids, dtype=np.int64), np.asarray(shard.positions, dtype=np.int64)
-        for start in range(0, len(rows), size):
-            stop = start + size
-            yield torch.as_tensor(shard.activations[start:stop]), rows[start:stop], positions[start:stop]
+    return found.finish(features)
 
 
 @torch.no_grad()
-def _nonzero_codes(sae: Sae, x: torch.Tensor, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _active_codes(sae: Sae, x: torch.Tensor, features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Token, index into ``features`` and activation of every active code."""
     codes = sae.encode(x.to(sae.W_dec.device, sae.W_dec.dtype))
-    if len(features) < codes.shape[1]:
+    if len(features) < sae.d_sae:
         codes = codes[:, torch.from_numpy(features).to(codes.device)]
     token, feature = torch.nonzero(codes > 0, as_tuple=True)
     return token.cpu().numpy(), feature.cpu().numpy(), codes[token, feature].float().cpu().numpy()
 
 
-def _words_around(
-    words: Words, contexts: ContextSplit, row: np.ndarray, position: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Word at each (context row, position), the word before it and the word after it, within its document; -1: none."""
+def _words_at(words: Words, contexts: ContextSplit, row: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Word at each (context row, position); -1 on special tokens."""
     rows, at = np.unique(row, return_inverse=True)
-    token_ids, documents = np.asarray(contexts.token_ids[rows]), np.asarray(contexts.document_ids[rows])
-    word, starts = words.find(token_ids), words.segmenter.starts(token_ids)
-    length = token_ids.shape[1]
-    column = np.arange(length)
-    first = np.maximum.accumulate(np.where(starts, column, 0), axis=1)
-    # The start of the next word: scan from the right for the closest start beyond a position.
-    following = np.minimum.accumulate(np.where(starts, column, length)[:, ::-1], axis=1)[:, ::-1]
-    following = np.pad(following[:, 1:], ((0, 0), (0, 1)), constant_values=length)
-
-    def neighbour(where: np.ndarray) -> np.ndarray:
-        column = np.clip(where, 0, length - 1)
-        same = (where >= 0) & (where < length) & (documents[at, column] == documents[at, position])
-        return np.where(same, word[at, column], -1)
-
-    return word[at, position], neighbour(first[at, position] - 1), neighbour(following[at, position])
+    found: np.ndarray = words.find(np.asarray(contexts.token_ids[rows]))[at, position]
+    return found

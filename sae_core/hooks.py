@@ -20,7 +20,7 @@ def check_hook(model: nn.Module, hook: str) -> nn.Module:
         ValueError: if there is none (the message has the range of layers, or near names), or if it is a mere list
             of modules, which has no output.
     """
-    modules = dict(model.named_modules())
+    modules: dict[str, nn.Module] = dict(model.named_modules())
     module = modules.get(hook)
     if module is not None and hook and not isinstance(module, nn.ModuleList | nn.ModuleDict):
         return module
@@ -30,9 +30,8 @@ def check_hook(model: nn.Module, hook: str) -> nn.Module:
     parts = hook.split(".")
     for i, part in enumerate(parts):
         layers = modules.get(".".join(parts[:i]))
-        if isinstance(layers, nn.ModuleList) and part.isdigit():
-            if int(part) >= len(layers):
-                raise ValueError(f"hook {hook!r}: layer {part} is out of range: 0 to {len(layers) - 1}")
+        if isinstance(layers, nn.ModuleList) and part.isdigit() and int(part) >= len(layers):
+            raise ValueError(f"hook {hook!r}: layer {part} is out of range: 0 to {len(layers) - 1}")
     near = difflib.get_close_matches(hook, [name for name in modules if name], n=4, cutoff=0.5)
     hint = f"near names: {', '.join(near)}" if near else f"the model begins with: {', '.join(list(modules)[1:5])}"
     raise ValueError(f"no module {hook!r} in {type(model).__name__}; {hint}")
@@ -71,7 +70,9 @@ def read_output(model: nn.Module, hook: str, token_ids: Int[Tensor, "b l"]) -> F
         return found[0]
     finally:
         handle.remove()
-    raise ValueError(f"hook {hook!r}: the forward pass of {type(model).__name__} does not call this module; choose another")
+    raise ValueError(
+        f"hook {hook!r}: the forward pass of {type(model).__name__} does not call this module; choose another"
+    )
 
 
 @torch.no_grad()

@@ -37,14 +37,18 @@ def load_language_model(config: LanguageModelConfig, store: ArtifactStore) -> "L
     return LanguageModel(model.to(device), tokenizer, digest)
 
 
-def preflight(config: LanguageModelConfig, hooks_wanted: Sequence[str]) -> None:
+def preflight(config: LanguageModelConfig, hooks_wanted: Sequence[str], store: ArtifactStore | None = None) -> None:
     """What can be known before long work: the source is there, and has these hook points. Reads no weights.
+
+    Args:
+        store: where a packaged model may have been converted already; reading its configuration there takes a
+            moment, out of a GGUF file some seconds.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, ValueError, ConnectionError: if not; the message says what to do.
     """
     resolve_device(config.device)
-    model = skeleton(config.source)
+    model = skeleton(config.source, store)
     for hook in hooks_wanted:
         hooks.check_hook(model, hook)
 
@@ -76,7 +80,9 @@ class LanguageModel:
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        """Where the weights are, and where outputs come from."""
+        device: torch.device = self.model.device
+        return device
 
     @property
     def d_model(self) -> int:
@@ -85,6 +91,7 @@ class LanguageModel:
 
     @property
     def n_layers(self) -> int:
+        """Number of layers."""
         return int(self.model.config.get_text_config().num_hidden_layers)
 
     @cached_property
@@ -142,7 +149,10 @@ class LanguageModel:
         ids = token_ids.to(self.device, torch.long)
         logits = hooks.logits_with(self.model, ids, hook, replace)
         # One context at a time: float32 logits of all of them would double the largest tensor of the pass.
-        losses = [F.cross_entropy(row[:-1].float(), target[1:], reduction="none") for row, target in zip(logits, ids, strict=True)]
+        losses = [
+            F.cross_entropy(row[:-1].float(), target[1:], reduction="none")
+            for row, target in zip(logits, ids, strict=True)
+        ]
         return torch.stack(losses)
 
     @torch.no_grad()
@@ -160,7 +170,7 @@ class LanguageModel:
         if head is None:
             raise ValueError(f"{type(self.model).__name__} has no unembedding; load a model with a language-model head")
         gain, centred = _norm_gain(self._final_norm(head), self.d_model)
-        directions = head.weight.detach().float().T * gain[:, None]
+        directions: Tensor = head.weight.detach().float().T * gain[:, None]
         return directions - directions.mean(dim=0) if centred else directions
 
     def decode_token(self, token_id: int) -> str:
@@ -185,7 +195,9 @@ class LanguageModel:
             for handle in handles:
                 handle.remove()
         if not last:
-            raise ValueError(f"{type(self.model).__name__} has no norm before its unembedding: the logit lens needs one")
+            raise ValueError(
+                f"{type(self.model).__name__} has no norm before its unembedding: the logit lens needs one"
+            )
         return last[-1]
 
 

@@ -19,9 +19,11 @@ from sae_core.sparse_assignment import Assignment, assign
 
 Method = Literal["auto", "dense", "sparse"]
 
-DENSE_PAIRS = 2_000_000
-"""Up to so many pairs of rows the full matrix of cosines is small and scipy is fast."""
-_CHUNK = 4096
+DENSE_PAIRS = 1 << 22
+"""Up to so many pairs of rows, 2048 x 2048, scipy on the full matrix takes a third of a second: less than it takes to
+compile the sparse solver once."""
+_CHUNK = 256
+"""Rows converted to float64 at a time: few enough to stay in cache."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Matching:
     @property
     def score(self) -> Float[np.ndarray, " n"]:
         """What the matching maximises: the absolute cosine, or the cosine when signed."""
-        return self.cosine if self.signed else np.abs(self.cosine)
+        return self.cosine if self.signed else np.absolute(self.cosine)
 
     @property
     def mcc(self) -> float:
@@ -75,17 +77,17 @@ class Matching:
     @property
     def margin_left(self) -> Float[np.ndarray, " n"]:
         """Score of every matched pair minus the best alternative of its left row; nan where there is none."""
-        return self.score - self.alternative_left
+        return np.asarray(self.score - self.alternative_left)
 
     @property
     def margin_right(self) -> Float[np.ndarray, " n"]:
         """Score of every matched pair minus the best alternative of its right row; nan where there is none."""
-        return self.score - self.alternative_right
+        return np.asarray(self.score - self.alternative_right)
 
 
 def match(
-    W_a: Float[Tensor | np.ndarray, "n_a d_in"],
-    W_b: Float[Tensor | np.ndarray, "n_b d_in"],
+    W_a: Float[Tensor | np.ndarray, "n_a d_a"],
+    W_b: Float[Tensor | np.ndarray, "n_b d_b"],
     signed: bool = False,
     tolerance: float = 1e-6,
     method: Method = "auto",
@@ -124,12 +126,14 @@ def match(
             unit_rows(a, kept_a, torch.float32), unit_rows(b, kept_b, torch.float32), signed=signed, tolerance=tolerance
         )
     left, right = kept_a.numpy()[found.left], kept_b.numpy()[found.right]
+    cosine = _paired_cosines(a, b, left, right)
+    score = cosine if signed else np.abs(cosine)
     return Matching(
         left=left,
         right=right,
-        cosine=_paired_cosines(a, b, left, right),
-        best_left=_scatter(found.best_left, kept_a, len(a)),
-        best_right=_scatter(found.best_right, kept_b, len(b)),
+        cosine=cosine,
+        best_left=_best(found.best_left, kept_a, len(a), left, score),
+        best_right=_best(found.best_right, kept_b, len(b), right, score),
         alternative_left=found.alternative_left,
         alternative_right=found.alternative_right,
         signed=signed,
@@ -143,15 +147,11 @@ def match(
 def unit_rows(
     W: Float[Tensor, "n d_in"], rows: Int64[Tensor, " m"], dtype: torch.dtype = torch.float64
 ) -> Float[Tensor, "m d_in"]:
-    """The chosen rows scaled to unit length in float64, returned in ``dtype``.
-
-    Each row is divided by its largest entry first, so that squares neither overflow nor vanish.
-    """
+    """The chosen rows scaled to unit length in float64, returned in ``dtype``."""
     out = torch.empty(len(rows), W.shape[1], dtype=dtype, device=W.device)
     for start, chunk in _chunks(len(rows)):
-        x = W[rows[chunk].to(W.device)].double()
-        x /= x.abs().amax(dim=1, keepdim=True)
-        out[start : start + len(x)] = x / x.norm(dim=1, keepdim=True)
+        x = _scaled(W[rows[chunk].to(W.device)])
+        out[start : start + len(x)] = x / torch.linalg.vecdot(x, x).sqrt()[:, None]
     return out
 
 
@@ -175,17 +175,24 @@ def _matrix(W: Tensor | np.ndarray, name: str) -> Tensor:
 
 
 def _rows_with_direction(W: Tensor, name: str) -> Int64[Tensor, " m"]:
-    finite = torch.isfinite(W).all(dim=1)
+    largest = torch.cat([W[chunk].abs().amax(dim=1) for _, chunk in _chunks(len(W))]).cpu()
+    finite = torch.isfinite(largest)  # amax hands NaN on
     if not finite.all():
         bad = (~finite).nonzero().flatten()
         raise ValueError(
             f"{name}: row {int(bad[0])} is not finite (NaN or infinite), {len(bad)} of {len(W)} rows are; "
             "this SAE did not train properly: leave it out or train it again"
         )
-    kept = (W != 0).any(dim=1).nonzero().flatten().cpu()
+    kept = (largest > 0).nonzero().flatten()
     if len(kept) == 0:
         raise ValueError(f"{name}: all {len(W)} rows are zero, so no feature has a direction; check the weights")
     return kept
+
+
+def _scaled(x: Tensor) -> Tensor:
+    """Rows in float64, divided by their largest entry, so that squares neither overflow nor vanish."""
+    x = x.double()
+    return x / x.abs().amax(dim=1, keepdim=True)
 
 
 def _assign_dense(a: Float[Tensor, "n_a d"], b: Float[Tensor, "n_b d"], signed: bool) -> Assignment:
@@ -208,17 +215,21 @@ def _assign_dense(a: Float[Tensor, "n_a d"], b: Float[Tensor, "n_b d"], signed: 
 
 
 def _paired_cosines(a: Tensor, b: Tensor, left: np.ndarray, right: np.ndarray) -> Float[np.ndarray, " n"]:
-    rows_a, rows_b = torch.from_numpy(left), torch.from_numpy(right)
+    rows_a, rows_b = torch.from_numpy(left).to(a.device), torch.from_numpy(right).to(b.device)
     out = np.empty(len(left))
     for start, chunk in _chunks(len(left)):
-        cosine = (unit_rows(a, rows_a[chunk]) * unit_rows(b, rows_b[chunk]).to(a.device)).sum(dim=1)
+        x, y = _scaled(a[rows_a[chunk]]), _scaled(b[rows_b[chunk]]).to(a.device)
+        norms = torch.linalg.vecdot(x, x) * torch.linalg.vecdot(y, y)
+        cosine = torch.linalg.vecdot(x, y) / norms.sqrt()
         out[start : start + len(cosine)] = cosine.clamp(-1, 1).cpu().numpy()
     return out
 
 
-def _scatter(values: np.ndarray, kept: Tensor, n: int) -> Float[np.ndarray, " n"]:
+def _best(best: np.ndarray, kept: Tensor, n: int, matched: np.ndarray, score: np.ndarray) -> Float[np.ndarray, " n"]:
+    """The best scores at the places of all rows; never below that of the match, which rounding could put above."""
     out = np.full(n, np.nan)
-    out[kept.numpy()] = values
+    out[kept.numpy()] = best
+    out[matched] = np.maximum(out[matched], score)
     return out
 
 

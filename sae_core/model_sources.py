@@ -25,6 +25,7 @@ from sae_core.store import ArtifactStore, digest_file, digest_json
 CONVERSION_VERSION = "1"
 """Version of the code that converts a GGUF file."""
 
+_KIND = "language_model"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _READ_SUFFIXES = (".json", ".safetensors", ".bin", ".model", ".jinja", ".txt")
 """Files of a local folder that decide what is loaded: configuration, weights, tokenizer."""
@@ -76,8 +77,8 @@ def hub_commit(repo_id: str, revision: str | None, repo_type: str) -> str:
         sha = HfApi().repo_info(repo_id, repo_type=repo_type, revision=revision).sha
     except (RepositoryNotFoundError, RevisionNotFoundError) as error:
         raise ValueError(
-            f"the Hugging Face hub has no {repo_type} {repo_id!r} at revision {revision or 'main'!r}, or it is private: "
-            "check the name, or log in with `hf auth login`"
+            f"the Hugging Face hub has no {repo_type} {repo_id!r} at revision {revision or 'main'!r}, or it is "
+            "private: check the name, or log in with `hf auth login`"
         ) from error
     except Exception as error:  # the client raises the errors of its transport, which are not part of its API
         raise ConnectionError(
@@ -125,16 +126,20 @@ def load_pretrained(
     """Weights and tokenizer. A packaged GGUF file is read from the store, where it is converted on the first call."""
     if isinstance(source, PackagedModel):
         artifact = store.get_or_build(
-            "language_model",
+            _KIND,
             lambda folder: _convert_gguf(_gguf(source), folder),
             code_version=CONVERSION_VERSION,
-            inputs={"source": model_digest(source), "transformers": metadata.version("transformers")},
+            inputs=_conversion_inputs(source),
         )
         where, options = str(artifact.path), {"local_files_only": True}
     else:
         where, options = _where(source)
     model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
     return model, AutoTokenizer.from_pretrained(where, **options)
+
+
+def _conversion_inputs(source: PackagedModel) -> dict[str, str]:
+    return {"source": model_digest(source), "transformers": metadata.version("transformers")}
 
 
 def _convert_gguf(path: Path, folder: Path) -> Mapping[str, Any]:
@@ -166,14 +171,21 @@ def _skeleton(where: str, options: str, digest: str) -> PreTrainedModel:
     """``digest`` keeps a skeleton from outliving a change of its source."""
     config = AutoConfig.from_pretrained(where, **json.loads(options))
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config)  # type: ignore[no-any-return]
+        return AutoModelForCausalLM.from_config(config)
 
 
-def skeleton(source: ModelSource) -> PreTrainedModel:
+def skeleton(source: ModelSource, store: ArtifactStore | None = None) -> PreTrainedModel:
     """The model without weights (on the meta device), built from its configuration alone.
+
+    Args:
+        store: where a packaged model may have been converted already.
 
     Raises:
         FileNotFoundError, ModuleNotFoundError, ValueError, ConnectionError: as ``model_digest``.
     """
     where, options = _where(source)
+    if isinstance(source, PackagedModel) and store is not None:
+        fingerprint = store.fingerprint(_KIND, CONVERSION_VERSION, _conversion_inputs(source), {})
+        if artifact := store.get(_KIND, fingerprint):
+            where, options = str(artifact.path), {"local_files_only": True}
     return _skeleton(where, json.dumps(options, sort_keys=True), model_digest(source))

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from scipy.integrate import quad
+from scipy.optimize import linear_sum_assignment
 from scipy.special import betainc, betaincinv
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from sae_core.matching import Matching, match, rows_with_direction, unit_rows
+from sae_core.matching import DENSE_PAIRS, Matching, match, rows_with_direction, unit_rows
 
 FIT_FROM_FEATURES, FIT_FROM_WIDTH = 256, 32
 """From so many features and dimensions on, the isotropic MCC null is a closed form; below, it is simulated."""
@@ -27,7 +29,8 @@ def null_mcc(n: int, d: int, n_other: int | None = None, seed: int = 0) -> float
 
     The squared cosine of two such directions is Beta(1/2, (d-1)/2) distributed. For square problems of at least
     256 features in at least 32 dimensions the value is ``sqrt(Iinv_{1 - 0.95/n}(1/2, (d-1)/2))``, a fit to simulations
-    that is off by at most 0.002 (in fewer dimensions by up to 0.012). Anything else is simulated and matched exactly,
+    that is off by at most 0.002 (in fewer dimensions by up to 0.012). A single
+    feature is exact, by :func:`null_mmcs`. Anything else is simulated and matched exactly,
     with so many draws that about 16,384 matched pairs are averaged.
 
     Args:
@@ -46,13 +49,10 @@ def null_mcc(n: int, d: int, n_other: int | None = None, seed: int = 0) -> float
         return 1.0
     if n == other and n >= FIT_FROM_FEATURES and d >= FIT_FROM_WIDTH:
         return float(np.sqrt(betaincinv(0.5, (d - 1) / 2, 1 - _FIT_CONSTANT / n)))
+    if min(n, other) == 1:
+        return null_mmcs(max(n, other), d)
     n_draws = max(1, _SIMULATED_FEATURES // min(n, other))
-    generator = torch.Generator().manual_seed(seed)
-    draws = [
-        match(torch.randn(n, d, generator=generator), torch.randn(other, d, generator=generator)).mcc
-        for _ in range(n_draws)
-    ]
-    return float(np.mean(draws))
+    return _simulated_mcc(n, other, d, n_draws, torch.Generator().manual_seed(seed))
 
 
 def null_mmcs(n: int, d: int) -> float:
@@ -78,8 +78,23 @@ def null_mmcs(n: int, d: int) -> float:
     return float(value)
 
 
+def _simulated_mcc(n: int, other: int, d: int, n_draws: int, generator: torch.Generator) -> float:
+    """Mean MCC over draws of two Gaussian dictionaries; small problems are drawn many at a time."""
+    at_once = min(n_draws, DENSE_PAIRS // (max(n, other) * max(n, other, d)))
+    if at_once <= 1:
+        pairs = ([torch.randn(size, d, generator=generator) for size in (n, other)] for _ in range(n_draws))
+        return float(np.mean([match(a, b).mcc for a, b in pairs]))
+    values: list[float] = []
+    while len(values) < n_draws:
+        a = normalize(torch.randn(at_once, n, d, generator=generator, dtype=torch.float64), dim=2)
+        b = normalize(torch.randn(at_once, other, d, generator=generator, dtype=torch.float64), dim=2)
+        for cosines in (a @ b.transpose(1, 2)).abs().numpy():
+            values.append(float(cosines[linear_sum_assignment(cosines, maximize=True)].mean()))
+    return float(np.mean(values[:n_draws]))
+
+
 def sign_flip_matchings(
-    W_a: Float[Tensor | np.ndarray, "n_a d_in"], W_b: Float[Tensor | np.ndarray, "n_b d_in"], n_draws: int, seed: int
+    W_a: Float[Tensor | np.ndarray, "n_a d_a"], W_b: Float[Tensor | np.ndarray, "n_b d_b"], n_draws: int, seed: int
 ) -> Iterator[Matching]:
     """Matchings of A with random counterparts of B that have exactly the Gram matrix and the second moment of B (N3).
 
@@ -101,7 +116,7 @@ def sign_flip_matchings(
 
 
 def sign_flip_null(
-    W_a: Float[Tensor | np.ndarray, "n_a d_in"], W_b: Float[Tensor | np.ndarray, "n_b d_in"], n_draws: int, seed: int
+    W_a: Float[Tensor | np.ndarray, "n_a d_a"], W_b: Float[Tensor | np.ndarray, "n_b d_b"], n_draws: int, seed: int
 ) -> float:
     """Mean MCC of A with sign-flipped counterparts of B, in [0, 1]; see :func:`sign_flip_matchings`."""
     return float(np.mean([matching.mcc for matching in sign_flip_matchings(W_a, W_b, n_draws, seed)]))

@@ -15,7 +15,7 @@ class Interval(Result):
     standard_error: float
 
 
-def pair_mean(values: Float[np.ndarray, "s s"]) -> float:
+def pair_mean(values: Float[np.ndarray, "runs others"]) -> float:
     """Mean over the unordered pairs of a symmetric matrix of pair values.
 
     Raises:
@@ -24,7 +24,7 @@ def pair_mean(values: Float[np.ndarray, "s s"]) -> float:
     return float(_checked(values)[np.triu_indices(len(values), 1)].mean())
 
 
-def jackknife(values: Float[np.ndarray, "s s"], level: float = 0.95) -> Interval | None:
+def jackknife(values: Float[np.ndarray, "runs others"], level: float = 0.95) -> Interval | None:
     """Confidence interval of the mean over pairs of runs, with the runs as the units.
 
     A U-statistic of degree two: with h_i the mean of run i's pairs and U the mean over pairs,
@@ -54,7 +54,7 @@ def jackknife(values: Float[np.ndarray, "s s"], level: float = 0.95) -> Interval
     return Interval(low=centre - half_width, high=centre + half_width, standard_error=standard_error)
 
 
-def _checked(values: Float[np.ndarray, "s s"]) -> Float[np.ndarray, "s s"]:
+def _checked(values: Float[np.ndarray, "runs others"]) -> Float[np.ndarray, "runs others"]:
     if values.ndim != 2 or values.shape[0] != values.shape[1] or len(values) < 2:
         raise ValueError(f"pair values must be a square matrix of at least two runs: got shape {values.shape}")
     off_diagonal = values[~np.eye(len(values), dtype=bool)]

@@ -50,17 +50,30 @@ class Segmenter:
         return str(self.tokenizer.decode(ids, clean_up_tokenization_spaces=False)) if ids else ""
 
     def is_special(self, token_ids: Int[np.ndarray, "*shape"]) -> Bool[np.ndarray, "*shape"]:
-        return np.isin(token_ids, list(self.special_token_ids))
+        """True where a token stands for no text."""
+        special: np.ndarray = np.isin(token_ids, list(self.special_token_ids))
+        return special
 
     def starts(self, token_ids: Int[np.ndarray, "n length"]) -> Bool[np.ndarray, "n length"]:
         """True where a token begins a word; special tokens are words of their own."""
         self._learn(token_ids)
         first, last, special = self._first[token_ids], self._last[token_ids], self.is_special(token_ids)
-        starts = self._breaks[token_ids] | special
+        starts: np.ndarray = self._breaks[token_ids]
+        starts[:, 1:] |= first[:, 1:] != last[:, :-1]
+        starts[:, 1:] &= last[:, :-1] != _GLUE
+        starts |= special
+        starts[:, 1:] |= special[:, :-1]
         starts[:, 0] = True
-        starts[:, 1:] |= special[:, :-1] | ((first[:, 1:] != last[:, :-1]) & (last[:, :-1] != _GLUE))
         inside = np.arange(token_ids.shape[1]) - _position_of_start(starts)
-        return starts | (inside % _MAX_WORD_TOKENS == 0)
+        starts |= inside % _MAX_WORD_TOKENS == 0
+        return starts
+
+    def whole_words(self, token_ids: Int[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
+        """True for tokens that are a word, or the beginning of one, of two letters or more."""
+        self._learn(token_ids)
+        letters = [len(text) > 1 and text.isalpha() for text in (self.decode([token]).strip() for token in token_ids)]
+        found: np.ndarray = np.array(letters, dtype=bool) & self._breaks[token_ids] & ~self.is_special(token_ids)
+        return found
 
     def _learn(self, token_ids: np.ndarray) -> None:
         size = int(token_ids.max(initial=-1)) + 1
@@ -73,16 +86,16 @@ class Segmenter:
                 self._learn_token(int(token))
 
     def _learn_token(self, token: int) -> None:
-        raw, text = self.tokenizer.convert_ids_to_tokens(token) or "", self.decode([token])
+        text, twice = self.decode([token]), self.decode([token, token])
         body = text.strip()
         first, last = (_kind(body[0]), _kind(body[-1])) if body else (_SPACE, _SPACE)
-        if text and not text.strip(" "):
+        if not twice.strip(" "):
             last = _GLUE
         elif text[-1:].isspace():
             last = _SPACE
         self._known[token], self._first[token], self._last[token] = True, first, last
-        # SentencePiece writes the space before a word as U+2581, which decoding one token alone drops.
-        self._breaks[token] = first != _LETTERS or text[:1].isspace() or raw.startswith(("\u2581", "Ġ"))
+        # A second copy shows the space before a word, which SentencePiece drops at the beginning of a text.
+        self._breaks[token] = first != _LETTERS or twice[len(text) : len(text) + 1].isspace()
 
 
 def _position_of_start(starts: np.ndarray) -> np.ndarray:
@@ -112,7 +125,7 @@ class Words:
         at = np.minimum(np.searchsorted(self._hashes, hashes), len(self._hashes) - 1)
         if not np.array_equal(self._hashes[at], hashes):
             raise ValueError("a word is not among those of this corpus: pass rows of the contexts given to read_words")
-        words = self._word_of_hash[at][word].reshape(token_ids.shape)
+        words: np.ndarray = self._word_of_hash[at][word].reshape(token_ids.shape)
         words[self.segmenter.is_special(token_ids)] = -1
         return words
 
@@ -164,7 +177,8 @@ def read_words(token_ids: Int[np.ndarray, "n length"], segmenter: Segmenter) -> 
 
 
 def _merge_spellings(counts: dict[int, int], spelling: dict[int, tuple[int, ...]], segmenter: Segmenter) -> Words:
-    keys = sorted(counts, key=lambda key: (-counts[key], spelling[key]))  # the most frequent spelling names the word
+    # The most frequent spelling names the word: by how often it stands there, not by the tokens it takes.
+    keys = sorted(counts, key=lambda key: (-counts[key] / len(spelling[key]), spelling[key]))
     index: dict[str, int] = {}
     texts: list[str] = []
     totals: list[int] = []
@@ -182,7 +196,11 @@ def _merge_spellings(counts: dict[int, int], spelling: dict[int, tuple[int, ...]
         word_of[key] = word
     hashes = np.array(sorted(counts), dtype=np.uint64)
     return Words(
-        texts, np.array(totals, dtype=np.int64), segmenter, hashes, np.array([word_of[int(key)] for key in hashes], dtype=np.int64)
+        texts,
+        np.array(totals, dtype=np.int64),
+        segmenter,
+        hashes,
+        np.array([word_of[int(key)] for key in hashes], dtype=np.int64),
     )
 
 

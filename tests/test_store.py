@@ -212,10 +212,5 @@ def test_the_manifest_tells_what_made_it(store):
     assert manifest.files["a.txt"].size == 5
 
 
-def test_the_science_imports_no_orchestrator():
-    code = "import sae_core.chain, sae_core.store, sys; assert not [m for m in sys.modules if m.startswith('dagster')]"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 def test_environment_is_read_once():
     assert store_module.environment() is store_module.environment()

@@ -8,10 +8,10 @@ pre-activations or the largest of them, ``sparse_rule`` also gives it the fast t
 from collections.abc import Callable
 from typing import Any, cast
 
-from sae_core.config import SaeConfig
 from sae_core.architectures.base import Loss, Sae, SparseRule
 from sae_core.architectures.standard import Standard
 from sae_core.architectures.topk import TopK
+from sae_core.config import SaeConfig
 
 ARCHITECTURES: dict[str, type[Sae]] = {kind.architecture: kind for kind in (TopK, Standard)}
 """Every architecture by its name in configs and files."""

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -61,7 +61,8 @@ class Sae(nn.Module, ABC):
         if d_in < 1 or d_sae < 2:
             raise ValueError(f"d_in must be at least 1 and d_sae at least 2: got d_in={d_in}, d_sae={d_sae}")
         self.d_in, self.d_sae = d_in, d_sae
-        self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
+        # Stored feature by feature, like W_dec: an encoder direction lies in one piece, which the kernels rely on.
+        self.W_enc = nn.Parameter(torch.zeros(d_sae, d_in).T)
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
@@ -105,7 +106,7 @@ class Sae(nn.Module, ABC):
         return self.decode(self.encode(x))
 
     @torch.no_grad()
-    def fold_scale(self, scale: float) -> Self:
+    def fold_scale(self, scale: float) -> "Sae":
         """Turn an SAE of ``scale * x`` into the same SAE of ``x``, in place.
 
         Codes and reconstructions come out in the units of ``x``, which are ``1 / scale`` times larger; decoder rows
@@ -121,8 +122,11 @@ class Sae(nn.Module, ABC):
         return self
 
     @torch.no_grad()
-    def initialise(self, seed: int) -> Self:
-        """Random decoder rows of unit length, the encoder their transpose, biases zero. The global generator is untouched."""
+    def initialise(self, seed: int) -> "Sae":
+        """Random decoder rows of unit length, the encoder their transpose, biases zero.
+
+        The global generator is untouched.
+        """
         rows = torch.randn(self.d_sae, self.d_in, generator=torch.Generator().manual_seed(seed))
         rows /= rows.norm(dim=1, keepdim=True)
         self.W_dec.copy_(rows)
@@ -133,7 +137,7 @@ class Sae(nn.Module, ABC):
 
 
 def squared_error(x: Float[Tensor, "batch d_in"], x_hat: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
-    """Squared error summed over d_in, mean over the batch: one minus FVE for centred activations of unit mean square."""
+    """Squared error summed over d_in, mean over the batch."""
     return (x_hat - x).pow(2).sum(-1).mean()
 
 
@@ -144,24 +148,24 @@ def keep_largest(codes: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*ba
 
 
 def auxiliary_loss(
-    sae: Sae,
-    pre: Float[Tensor, "batch d_sae"],
+    pre: Float[Tensor, "batch n_dead"],
+    w_dec: Float[Tensor, "n_dead d_in"],
     residual: Float[Tensor, "batch d_in"],
-    dead: Bool[Tensor, " d_sae"],
     aux_k: int,
 ) -> Float[Tensor, ""]:
     """Aux-k (Gao et al. 2024, appendix A.2): how badly the ``aux_k`` strongest dead features model the residual.
 
     Args:
+        pre: pre-activations of the dead features.
+        w_dec: their decoder rows.
         residual: ``x - x_hat``, detached: the auxiliary loss must not pull on the features that are alive.
 
     Returns:
         Squared error relative to the variance of the residual over the batch; zero without a dead feature or
         when the residual does not vary.
     """
-    n_dead = int(dead.sum())
     variance = (residual - residual.mean(0)).pow(2).sum(-1).mean()
-    if n_dead == 0 or variance == 0:
+    if len(w_dec) == 0 or variance == 0:
         return residual.new_zeros(())
-    codes = keep_largest(pre[:, dead].relu(), min(aux_k, n_dead))
-    return squared_error(residual, codes @ sae.W_dec[dead]) / variance
+    codes = keep_largest(pre.relu(), min(aux_k, len(w_dec)))
+    return squared_error(residual, codes @ w_dec) / variance

@@ -27,6 +27,7 @@ class Standard(Sae):
         return self.l1_coefficient
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """See the class."""
         return pre.relu()
 
     def loss(
@@ -42,4 +43,5 @@ class Standard(Sae):
         return Loss(error + self._l1 * sparsity_scale * penalty, error, codes)
 
     def sparse_rule(self) -> SparseRule:
+        """The fast step applies."""
         return SparseRule(penalty=self._l1)

@@ -24,6 +24,7 @@ class TopK(Sae):
         self.aux_k_coefficient = aux_k_coefficient
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
+        """See the class."""
         return keep_largest(pre.relu(), self.k)
 
     def loss(
@@ -38,9 +39,10 @@ class TopK(Sae):
         x_hat = self.decode(codes)
         total = error = squared_error(x, x_hat)
         if dead is not None and self.aux_k_coefficient > 0:
-            residual = (x - x_hat).detach()
-            total = error + self.aux_k_coefficient * auxiliary_loss(self, pre, residual, dead, self.aux_k)
+            auxiliary = auxiliary_loss(pre[:, dead], self.W_dec[dead], (x - x_hat).detach(), self.aux_k)
+            total = error + self.aux_k_coefficient * auxiliary
         return Loss(total, error, codes)
 
     def sparse_rule(self) -> SparseRule:
+        """The fast step applies."""
         return SparseRule(k=self.k, aux_k=self.aux_k, aux_coefficient=self.aux_k_coefficient)

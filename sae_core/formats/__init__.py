@@ -4,12 +4,27 @@ A new format is a module with ``detects(path)`` and ``load(path)`` and a line in
 """
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from sae_core.architectures import Sae
 from sae_core.formats import saelens
 from sae_core.formats.saelens import save_sae
 
-FORMATS = {"saelens": saelens}
+
+@runtime_checkable
+class Format(Protocol):
+    """One file format."""
+
+    def detects(self, path: Path) -> bool:
+        """Whether a folder is in this format."""
+        ...
+
+    def load(self, path: Path) -> Sae:
+        """The SAE in it."""
+        ...
+
+
+FORMATS: dict[str, Format] = {"saelens": saelens}
 """Every readable format by its name."""
 
 

@@ -77,13 +77,17 @@ def load(path: Path) -> Sae:
     try:
         weights = {name: tensor.float() for name, tensor in load_file(path / WEIGHTS).items()}
     except SafetensorError as error:
-        raise ValueError(f"{path / WEIGHTS} is not a readable safetensors file ({error}); fetch or train it again") from error
+        raise ValueError(
+            f"{path / WEIGHTS} is not a readable safetensors file ({error}); fetch or train it again"
+        ) from error
     kind = ARCHITECTURES[config["architecture"]]
     try:
         settings = {name: config[name] for name in kind.encode_settings}
         sae = create(config["architecture"], config["d_in"], config["d_sae"], **settings)
     except KeyError as error:
-        raise ValueError(f"{path / CONFIG} has no key {error}, which the architecture {kind.architecture} needs") from None
+        raise ValueError(
+            f"{path / CONFIG} has no key {error}, which the architecture {kind.architecture} needs"
+        ) from None
     _check_weights(path, weights, {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()})
     sae.load_state_dict(_fold(weights, config))
     return sae.requires_grad_(False).eval()
@@ -100,7 +104,9 @@ def _read_config(path: Path) -> dict[str, Any]:
             raise ValueError(f"{where} has no key {key!r}: SAELens 6 writes it (older versions use other keys)")
     architecture = config["architecture"]
     if architecture not in _KEYS:
-        raise ValueError(f"{where}: architecture {architecture!r} cannot be read; readable are {', '.join(sorted(_KEYS))}")
+        raise ValueError(
+            f"{where}: architecture {architecture!r} cannot be read; readable are {', '.join(sorted(_KEYS))}"
+        )
     unknown = sorted(set(config) - _COMMON_KEYS - _KEYS[architecture])
     if unknown:
         raise ValueError(
@@ -109,7 +115,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         )
     for key in ("normalize_activations", "reshape_activations"):
         if config.get(key, "none") != "none":
-            raise ValueError(f"{where}: {key} = {config[key]!r} cannot be kept exactly; fold it into the weights before")
+            raise ValueError(
+                f"{where}: {key} = {config[key]!r} cannot be kept exactly; fold it into the weights before"
+            )
     return dict(config)
 
 

@@ -1,0 +1,212 @@
+"""A small study for tests of the report: real records of planted features, without training anything."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sae_core.config import ConsistencyConfig, ModelConfig, SimilarityConfig, StudyConfig
+from sae_core.consistency import Run, consistency, write_consistency
+from sae_core.evaluation import Evaluation, EvaluationSummary, LossRecovered, write_evaluation
+from sae_core.similarity import explanation_similarity, write_similarity
+from sae_core.store import Artifact, ArtifactStore
+from sae_core.training_state import CurvePoint
+
+WORDS = [
+    "river",
+    "king",
+    "atom",
+    "whale",
+    "opera",
+    "treaty",
+    "algebra",
+    "volcano",
+    "parliament",
+    "enzyme",
+    "glacier",
+    "sonnet",
+    "empire",
+    "protein",
+    "comet",
+]
+
+# As sae_core.explanations writes it; importing that would load transformers.
+_EXPLANATIONS = pa.schema(
+    {
+        "feature": pa.int64(),
+        "half": pa.int8(),
+        "explanation": pa.string(),
+        "missing_reason": pa.string(),
+        "n_activations": pa.int64(),
+        "frequency": pa.float64(),
+        "words": pa.list_(pa.string()),
+        "promoted": pa.list_(pa.string()),
+        "examples": pa.list_(pa.string()),
+    }
+)
+
+MODEL = ModelConfig.model_validate(
+    {
+        "name": "tiny-model",
+        "source": {"kind": "hub", "repo_id": "nobody/tiny"},
+        "corpus": {"source": {"kind": "local", "path": "x.txt"}, "credit": "Text: some people & others, CC BY-SA 4.0."},
+        "hooks": ["model.layers.1"],
+    }
+)
+
+
+def study_config(seeds: list[int], variants: list[dict[str, object]] | None = None) -> StudyConfig:
+    return StudyConfig.model_validate(
+        {
+            "name": "small",
+            "model": "tiny-model",
+            "hook": "model.layers.1",
+            "variants": variants
+            or [
+                {"architecture": "topk", "d_sae": 64, "k": 4},
+                {"architecture": "standard", "d_sae": 64, "l1_coefficient": 0.03},
+            ],
+            "seeds": seeds,
+            "training": {"n_steps": 400, "warmup_steps": 10, "sparsity_warmup_steps": 20},
+        }
+    )
+
+
+def planted_runs(n_runs: int, shared: float, seed: int, n: int = 64, d: int = 24) -> tuple[list[Run], list[np.ndarray]]:
+    """Runs whose frequent features are nearly the same directions, and for each run the true feature of every row."""
+    rng = np.random.default_rng(seed)
+    frequency, truth = np.geomspace(1e-4, 0.2, n), rng.standard_normal((n, d))
+    part = np.clip(shared * np.linspace(0.1, 1.0, n), 0, 0.99)[:, None]
+    runs, origins = [], []
+    for number in range(n_runs):
+        found = part * truth + np.sqrt(1 - part**2) * rng.standard_normal((n, d))
+        seen = frequency * np.exp(rng.normal(0, 0.2, n))
+        seen[:3] = 0
+        order = rng.permutation(n)
+        runs.append(Run(f"seed {number}", found[order], seen[order]))
+        origins.append(order)
+    return runs, origins
+
+
+def embed(texts: list[str]) -> np.ndarray:
+    """Bags of words as unit vectors: a stand-in for sentence embeddings."""
+    rows = np.zeros((len(texts), 256))
+    for row, text in zip(rows, texts, strict=True):
+        for word in text.replace(",", " ").split():
+            row[hashlib.sha256(word.encode()).digest()[0]] += 1
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def explanations_of(run: Run, origin: np.ndarray, shared: float, seed: int) -> pa.Table:
+    rng, rows = np.random.default_rng([seed, 7]), []
+    for feature, true in enumerate(origin.tolist()):
+        for half in range(2):
+            words = [
+                WORDS[(true + i) % len(WORDS)] if rng.random() < shared else str(rng.choice(WORDS)) for i in range(5)
+            ]
+            known = bool(run.frequency[feature] > 0) and feature % 9 != 0
+            rows.append(
+                {
+                    "feature": feature,
+                    "half": half,
+                    "explanation": ", ".join(words) if known else None,
+                    "missing_reason": None if known else "fired too rarely",
+                    "n_activations": 20 if known else 0,
+                    "frequency": float(run.frequency[feature]),
+                    "words": words if known else [],
+                    "promoted": [],
+                    "examples": [],
+                }
+            )
+    return pa.Table.from_pylist(rows, schema=_EXPLANATIONS)
+
+
+def make_variants(
+    store: ArtifactStore, study: StudyConfig, with_loss: bool = True, explained: bool = True
+) -> dict[str, dict[str, Artifact]]:
+    """The artifacts that the report of a study reads, committed to a store."""
+    variants = {}
+    for number, variant in enumerate(study.variants):
+        shared = 0.95 if number == 0 else 0.5
+        runs, origins = planted_runs(len(study.seeds), shared, seed=number)
+        tables = {
+            run.name: explanations_of(run, origin, shared if explained else 0.0, i)
+            for i, (run, origin) in enumerate(zip(runs, origins, strict=True))
+        }
+        if not explained:
+            gone = pa.nulls(tables["seed 0"].num_rows, pa.string())
+            tables = {name: table.set_column(2, "explanation", gone) for name, table in tables.items()}
+        variants[variant.key] = _artifacts(store, variant.key, runs, tables, with_loss)
+    return variants
+
+
+def _artifacts(
+    store: ArtifactStore, key: str, runs: list[Run], tables: dict[str, pa.Table], with_loss: bool
+) -> dict[str, Artifact]:
+    report = consistency(runs, ConsistencyConfig(n_null_draws=1))
+    similar = explanation_similarity(report.matches, tables, embed, SimilarityConfig())
+    made = {
+        "consistency": _commit(store, "consistency", key, lambda folder: write_consistency(folder, report)),
+        "explanation_similarity": _commit(
+            store, "explanation_similarity", key, lambda folder: write_similarity(folder, similar)
+        ),
+    }
+    for number, run in enumerate(runs):
+        name = f"{key} {run.name}"
+        curve = pa.Table.from_pylist([asdict(point) for point in curve_of(number)])
+        table = tables[run.name]
+        writers = {
+            "sae": lambda folder, curve=curve: pq.write_table(curve, folder / "training.parquet"),
+            "evaluation": lambda folder, run=run, number=number: write_evaluation(
+                folder,
+                evaluation_of(run, number),
+                LossRecovered(ce_clean=3.0, ce_patched=3.5, ce_zero=8.0, n_tokens=999) if with_loss else None,
+            ),
+            "explanations": lambda folder, table=table: pq.write_table(table, folder / "explanations.parquet"),
+        }
+        made |= {f"{kind} {run.name}": _commit(store, kind, name, writer) for kind, writer in writers.items()}
+    return made
+
+
+def evaluation_of(run: Run, number: int) -> Evaluation:
+    alive = int((run.frequency > 0).sum())
+    summary = EvaluationSummary(
+        n_tokens=10_000,
+        d_sae=len(run.frequency),
+        l0=4.0 + number,
+        fve=0.8 - 0.1 * number,
+        n_alive=alive,
+        dead_fraction=1 - alive / len(run.frequency),
+        n_dense=int((run.frequency > 0.1).sum()),
+        mean_squared_norm=3.0,
+        reconstruction_norm_ratio=0.9,
+    )
+    return Evaluation(summary, pa.table({"feature_id": np.arange(len(run.frequency)), "frequency": run.frequency}))
+
+
+def curve_of(number: int) -> list[CurvePoint]:
+    return [
+        CurvePoint(
+            step=step,
+            loss=1 / step,
+            mse=1 / step,
+            l0=4.0,
+            fve=0.8 - 8 / step - 0.01 * number,
+            dead_fraction=0.2 * step / 400,
+            lr=1e-3,
+            sparsity_scale=1.0,
+        )
+        for step in range(10, 401, 10)
+    ]
+
+
+def _commit(store: ArtifactStore, kind: str, name: str, write: Callable[[Path], object]) -> Artifact:
+    def build(folder: Path) -> dict[str, object]:
+        write(folder)
+        return {}
+
+    return store.get_or_build(kind, build, code_version="1", inputs={"name": name})

@@ -1,0 +1,162 @@
+"""What an SAE computes, with numbers that can be checked in the head."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_core.architectures import ARCHITECTURES, Standard, TopK, build, create
+from sae_core.architectures.base import auxiliary_loss, keep_largest
+from sae_core.config import StandardConfig, TopKConfig
+
+VARIANTS = [TopKConfig(d_sae=24, k=3), StandardConfig(d_sae=24, l1_coefficient=0.1)]
+
+
+def hand_made(sae):
+    """Features along the axes (1, 0), (0, 1), (-1, 0), read and written with unit weights."""
+    directions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    sae.W_dec.data.copy_(directions)
+    sae.W_enc.data.copy_(directions.T)
+    return sae
+
+
+def test_a_standard_sae_keeps_every_positive_pre_activation():
+    sae = hand_made(Standard(2, 3))
+    assert sae.encode(torch.tensor([[3.0, 4.0], [-1.0, -1.0]])).tolist() == [[3, 4, 0], [0, 0, 1]]
+
+
+def test_a_topk_sae_keeps_the_largest_positive_pre_activations():
+    sae = hand_made(TopK(2, 3, k=1))
+    assert sae.encode(torch.tensor([[3.0, 4.0], [-2.0, -1.0], [0.0, -1.0]])).tolist() == [
+        [0, 4, 0],
+        [0, 0, 2],
+        [0, 0, 0],
+    ]
+
+
+def test_the_decoder_bias_is_taken_from_the_input_and_given_back():
+    sae = hand_made(Standard(2, 3))
+    sae.b_dec.data.copy_(torch.tensor([1.0, 1.0]))
+    x = torch.tensor([[3.0, 4.0]])
+    assert sae.encode(x).tolist() == [[2, 3, 0]]
+    assert sae(x).tolist() == [[3, 4]]
+
+
+def test_the_standard_loss_is_squared_error_plus_the_weighted_sum_of_codes():
+    sae = hand_made(Standard(2, 3, l1_coefficient=0.5))
+    sae.b_enc.data.copy_(torch.tensor([-1.0, -1.0, 0.0]))
+    loss = sae.loss(torch.tensor([[3.0, 4.0]]), sparsity_scale=0.5)
+    assert loss.error.item() == 2  # one too little on both axes
+    assert loss.total.item() == 2 + 0.5 * 0.5 * (2 + 3)
+    assert (loss.codes > 0).sum() == 2
+
+
+def test_the_topk_loss_is_the_squared_error_and_knows_no_sparsity_scale():
+    sae = hand_made(TopK(2, 3, k=1, aux_k_coefficient=1.0))
+    x = torch.tensor([[3.0, 4.0]])
+    assert sae.loss(x, sparsity_scale=0.0).total.item() == sae.loss(x).total.item() == 9
+
+
+def test_the_auxiliary_loss_is_the_share_of_the_residual_that_dead_features_miss():
+    residual = torch.tensor([[2.0, 0.0], [-2.0, 0.0]])  # variance 4
+    pre, w_dec = torch.tensor([[1.0, 0.5], [-1.0, -0.5]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    # With one feature a token: (2 - 1)^2 on the first, 2^2 on the second, mean 2.5, over 4.
+    assert auxiliary_loss(pre, w_dec, residual, aux_k=1).item() == 2.5 / 4
+    assert auxiliary_loss(pre[:, :0], w_dec[:0], residual, aux_k=1).item() == 0
+    assert auxiliary_loss(pre, w_dec, torch.ones(2, 2), aux_k=1).item() == 0
+
+
+def test_the_auxiliary_loss_moves_dead_features_only():
+    sae = build(TopKConfig(d_sae=24, k=3, aux_k_coefficient=1.0), d_in=8, seed=0)
+    dead = torch.zeros(24, dtype=torch.bool)
+    dead[:6] = True
+    x = torch.randn(64, 8, generator=torch.Generator().manual_seed(1))
+    gradients = []
+    for given_dead in (None, dead):
+        sae.zero_grad()
+        sae.loss(x, 1.0, given_dead).total.backward()
+        gradients.append(sae.W_dec.grad.clone())
+    moved = (gradients[0] - gradients[1]).abs().sum(1) > 0
+    assert torch.equal(moved, dead)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.architecture)
+def test_building_gives_unit_decoder_rows_a_transposed_encoder_and_zero_biases(variant):
+    sae = build(variant, d_in=8, seed=3)
+    assert torch.allclose(sae.W_dec.norm(dim=1), torch.ones(24))
+    assert torch.equal(sae.W_enc, sae.W_dec.T)
+    assert not sae.b_enc.any()
+    assert not sae.b_dec.any()
+    assert (sae.W_enc.shape, sae.W_dec.shape, sae.b_enc.shape, sae.b_dec.shape) == ((8, 24), (24, 8), (24,), (8,))
+
+
+def test_the_seed_alone_decides_the_weights_and_the_global_generator_is_untouched():
+    before = torch.get_rng_state()
+    first, again, other = (build(VARIANTS[0], 8, seed) for seed in (1, 1, 2))
+    assert torch.equal(first.W_dec, again.W_dec)
+    assert not torch.equal(first.W_dec, other.W_dec)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.architecture)
+def test_folding_a_scale_in_gives_the_same_sae_on_raw_activations(variant):
+    sae = build(variant, d_in=8, seed=0).requires_grad_(False)
+    sae.b_enc.normal_(generator=torch.Generator().manual_seed(1))
+    sae.b_dec.normal_(generator=torch.Generator().manual_seed(2))
+    x = torch.randn(32, 8, generator=torch.Generator().manual_seed(3))
+    codes, x_hat, rows = sae.encode(0.25 * x), sae(0.25 * x), sae.W_dec.clone()
+    sae.fold_scale(0.25)
+    assert torch.allclose(sae.encode(x), 4 * codes, atol=1e-5)
+    assert torch.allclose(sae(x), 4 * x_hat, atol=1e-5)
+    assert torch.equal(sae.W_dec, rows)
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.architecture)
+def test_any_number_of_leading_dimensions_gives_the_same_numbers(variant):
+    sae = build(variant, d_in=8, seed=0)
+    x = torch.randn(6, 8, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(sae.encode(x.reshape(2, 3, 8)).reshape(6, 24), sae.encode(x), atol=1e-6)
+    assert sae(x[0]).shape == (8,)
+
+
+@given(st.integers(1, 12), st.integers(0, 2**31))
+@settings(max_examples=30, deadline=None)
+def test_at_most_k_features_are_active_and_none_is_negative(k, seed):
+    pre = torch.randn(5, 13, generator=torch.Generator().manual_seed(seed))
+    codes = keep_largest(pre.relu(), k)
+    assert ((codes > 0).sum(1) <= k).all()
+    assert (codes >= 0).all()
+    for row, kept in zip(pre, codes, strict=True):
+        assert kept[kept > 0].sort().values.tolist() == sorted(row.relu().tolist())[-k:][-int((kept > 0).sum()) :]
+
+
+def test_every_architecture_is_registered_under_its_own_name():
+    assert {name: kind.architecture for name, kind in ARCHITECTURES.items()} == {n: n for n in ("topk", "standard")}
+
+
+@pytest.mark.parametrize("k", [0, 4, 5])
+def test_an_impossible_k_is_refused(k):
+    with pytest.raises(ValueError, match=f"k must be at least 1 and smaller than d_sae=4: got {k}"):
+        TopK(2, 4, k=k)
+
+
+def test_impossible_sizes_are_refused():
+    with pytest.raises(ValueError, match="got d_in=0, d_sae=4"):
+        Standard(0, 4)
+    with pytest.raises(ValueError, match="got d_in=2, d_sae=1"):
+        Standard(2, 1)
+
+
+def test_an_unknown_architecture_is_refused_with_those_known():
+    with pytest.raises(ValueError, match="unknown architecture 'vae'; known are standard, topk"):
+        create("vae", 2, 4)
+
+
+def test_a_scale_that_is_not_positive_is_refused():
+    with pytest.raises(ValueError, match="an activation scale must be a positive number, got 0"):
+        Standard(2, 4).fold_scale(0.0)
+
+
+def test_a_standard_sae_without_a_penalty_cannot_be_trained():
+    with pytest.raises(ValueError, match="loaded without an l1_coefficient"):
+        Standard(2, 4).loss(torch.zeros(1, 2))

@@ -1,0 +1,50 @@
+"""What the documentation says about files is true."""
+
+import pkgutil
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_tree_in_the_readme_names_every_module_and_nothing_else():
+    readme = (ROOT / "README.md").read_text()
+    for package in ("sae_core", "assets", "pipelines"):
+        modules = {module.name for module in pkgutil.iter_modules([str(ROOT / package)])} - {"defs"}
+        section = readme.split(f"\n{package}/")[1].split("\n\n")[0].split("```")[0]
+        named = set(re.findall(r"^  ([a-z_0-9]+)(?:\.py|/)", section, re.MULTILINE)) - {"defs"}
+        assert named == modules, package
+
+
+def test_files_that_the_documentation_links_exist():
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links {target}"
+
+
+def test_no_file_names_a_package_registry():
+    hosts = re.compile(r"(pypi|files\.pythonhosted|registry\.npmjs|download\.pytorch)\.(org|com)")
+    names = subprocess.run(["git", "ls-files"], cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    named = [name for name in names if name != "tests/test_docs.py" and _text(ROOT / name) and hosts.search(_text(ROOT / name))]
+    assert named == []
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text()
+    except (UnicodeDecodeError, FileNotFoundError):
+        return ""
+
+
+def test_no_module_of_the_science_imports_the_orchestrator():
+    modules = [module.name for module in pkgutil.walk_packages([str(ROOT / "sae_core")], "sae_core.")]
+    code = f"import sys, importlib\nfor name in {modules!r}: importlib.import_module(name)\n"
+    code += "found = [m for m in sys.modules if m.split('.')[0] in ('dagster', 'assets', 'pipelines')]\nassert not found, found"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+def test_the_definitions_load_without_importing_torch():
+    code = "import sys, pipelines.definitions as d; d.defs(); assert 'torch' not in sys.modules, 'torch was imported'"
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True)

@@ -1,0 +1,230 @@
+"""The chain in Dagster, end to end, on a tiny random language model."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pyarrow.parquet as pq
+import pytest
+
+from assets.components import model_definitions, model_of, study_definitions
+from assets.keys import StudyKeys, activations_key
+from assets.partitions import run_key
+from assets.recording import StoreResource
+from pipelines.runner import StudyFailed, materialize_chain, steps
+from sae_core.config import ModelConfig, StudyConfig
+from tests.tiny import make_corpus, make_model
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def study_config(**changes):
+    return StudyConfig.model_validate(
+        {
+            "name": "tiny",
+            "model": "tiny-llama",
+            "hook": "model.layers.1",
+            "variants": [
+                {"architecture": "topk", "d_sae": 48, "k": 4},
+                {"architecture": "standard", "d_sae": 48, "l1_coefficient": 0.02},
+            ],
+            "seeds": [0, 1],
+            "training": {
+                "n_steps": 60,
+                "batch_size": 256,
+                "lr": 3e-3,
+                "warmup_steps": 5,
+                "sparsity_warmup_steps": 10,
+                "log_every": 10,
+            },
+            "evaluation": {"n_loss_contexts": 8},
+            "explanations": {"min_activations": 3},
+        }
+        | changes
+    )
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A model, a corpus, a store and a Dagster instance of their own."""
+
+    class World:
+        model = ModelConfig.model_validate(
+            {
+                "name": "tiny-llama",
+                "source": {"kind": "local", "path": str(make_model(tmp_path / "model"))},
+                "corpus": {
+                    "source": {"kind": "local", "path": str(make_corpus(tmp_path / "corpus.jsonl"))},
+                    "context_length": 32,
+                },
+                "hooks": ["model.layers.1"],
+                "dtype": "float32",
+                "activations": {"shard_tokens": 2048},
+            }
+        )
+        lines: list[str] = []
+
+        def definitions(self, study):
+            return dg.Definitions.merge(
+                model_definitions(self.model),
+                study_definitions(study, self.model),
+                dg.Definitions(
+                    resources={"store": StoreResource(root=str(tmp_path / "store"))}, executor=dg.in_process_executor
+                ),
+            )
+
+        def run(self, study, instance):
+            self.lines.clear()
+            return materialize_chain(self.definitions(study), instance, study, self.model, self.lines.append)
+
+        def made(self):
+            """Titles of the steps of the last run that were not cache hits."""
+            return [line.split("] ")[1].rsplit(":", 1)[0] for line in self.lines if not line.endswith(": cached")]
+
+    (tmp_path / "dagster").mkdir()
+    with dg.DagsterInstance.local_temp(str(tmp_path / "dagster")) as instance:
+        yield World(), instance
+
+
+def test_the_whole_chain_runs_and_a_second_run_is_all_cache_hits(world):
+    world, instance = world
+    study = study_config()
+    first = world.run(study, instance)
+    assert first.n_cache_hits == 0
+    assert first.n_steps == len(list(steps(study, world.model))) == 1 + 4 + 2 + 4 + 2 + 1
+    rows = json.loads((first.report / "table.json").read_text())
+    assert len(rows) == 2
+    assert "<html" in (first.report / "report.html").read_text()
+    assert (first.report / "report.png").read_bytes().startswith(b"\x89PNG")
+    second = world.run(study, instance)
+    assert (second.n_cache_hits, second.report) == (second.n_steps, first.report)
+
+
+def test_the_ui_gets_numbers_tables_and_the_way_to_the_artifact(world):
+    world, instance = world
+    study = study_config(variants=[{"architecture": "topk", "d_sae": 48, "k": 4}])
+    world.run(study, instance)
+    keys = StudyKeys("tiny")
+    record = instance.get_latest_data_version_record(keys.consistency, False, "topk-d48-k4")
+    metadata = record.asset_materialization.metadata
+    assert 0 < metadata["pw_mcc"].value <= 1
+    folder = Path(metadata["path"].value)
+    assert pq.read_table(folder / "features.parquet").num_rows == 2 * 48
+    report = instance.get_latest_materialization_event(keys.report).asset_materialization.metadata
+    assert report["table"].value.startswith("| ")
+    assert "data:image/png;base64," in report["figure"].value
+
+
+def test_one_more_seed_makes_that_seed_and_what_depends_on_it(world):
+    world, instance = world
+    variants = [{"architecture": "topk", "d_sae": 48, "k": 4}]
+    world.run(study_config(variants=variants), instance)
+    world.run(study_config(variants=variants, seeds=[0, 1, 2]), instance)
+    assert world.made() == [
+        "SAE topk-d48-k4, seed 2",
+        "consistency of topk-d48-k4",
+        "explanations of topk-d48-k4, seed 2",
+        "explanation similarity of topk-d48-k4",
+        "report",
+    ]
+
+
+def test_one_more_variant_leaves_the_others_alone(world):
+    world, instance = world
+    topk = {"architecture": "topk", "d_sae": 48, "k": 4}
+    world.run(study_config(variants=[topk]), instance)
+    world.run(study_config(variants=[topk, topk | {"k": 5}]), instance)
+    assert [title for title in world.made() if "k4" in title] == []
+
+
+def test_new_weights_make_everything_anew_and_keep_the_old_results(world):
+    world, instance = world
+    study = study_config(variants=[{"architecture": "topk", "d_sae": 48, "k": 4}])
+    before = world.run(study, instance)
+    make_model(Path(world.model.source.path), seed=1)
+    after = world.run(study, instance)
+    assert (after.n_cache_hits, before.report.exists()) == (0, True)
+    assert after.report != before.report
+
+
+def test_the_data_version_of_an_asset_is_the_content_and_not_the_run(world):
+    world, instance = world
+    study = study_config(variants=[{"architecture": "topk", "d_sae": 48, "k": 4}])
+    world.run(study, instance)
+    key = activations_key("tiny-llama", "model.layers.1")
+    versions = []
+    for _ in range(2):
+        record = instance.get_latest_data_version_record(key, False, None)
+        versions.append(record.asset_materialization.tags["dagster/data_version"])
+        world.run(study, instance)
+    assert versions[0] == versions[1]
+
+
+def test_an_artifact_deleted_behind_dagster_is_named_and_not_papered_over(world):
+    world, instance = world
+    study = study_config(variants=[{"architecture": "topk", "d_sae": 48, "k": 4}])
+    world.run(study, instance)
+    record = instance.get_latest_data_version_record(StudyKeys("tiny").sae, False, run_key("topk-d48-k4", 0))
+    shutil.rmtree(record.asset_materialization.metadata["path"].value)
+    job = world.definitions(study).resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=[StudyKeys("tiny").consistency],
+        partition_key="topk-d48-k4",
+        raise_on_error=False,
+    )
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "the store was moved or cleaned; materialize its asset again" in str(failure.step_failure_data)
+
+
+def test_a_failed_step_says_what_was_expected_and_keeps_what_was_made(world):
+    world, instance = world
+    study = study_config(variants=[{"architecture": "topk", "d_sae": 48, "k": 47}])
+    world.run(study, instance)
+    bad = study_config(training=study.training.model_dump() | {"batch_size": 10_000_000})
+    with pytest.raises(StudyFailed, match=r"SAE topk-d48-k4, seed 0 failed: .*batch_size"):
+        world.run(bad, instance)
+    assert world.made() == []
+
+
+def test_a_study_of_a_model_or_hook_that_no_file_defines_is_refused(world):
+    world, _ = world
+    with pytest.raises(ValueError, match=r"there is no model 'gpt-5'; the model files define tiny-llama; add pipelines"):
+        model_of(study_config(model="gpt-5"), [world.model])
+    with pytest.raises(ValueError, match=r"has no hook 'model.layers.2'; its file names model.layers.1; add the hook"):
+        model_of(study_config(hook="model.layers.2"), [world.model])
+
+
+def _validate(folder):
+    command = [str(Path(sys.executable).parent / "dagster"), "definitions", "validate", "-w", "workspace.yaml"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+def test_the_workspace_file_is_the_one_that_is_read(tmp_path):
+    """Dagster silently ignores workspace.yaml in some set-ups; a broken copy shows that it is read."""
+    assert _validate(ROOT).returncode == 0
+    shutil.copytree(ROOT / "pipelines", tmp_path / "pipelines")
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    text = (ROOT / "workspace.yaml").read_text()
+    (tmp_path / "workspace.yaml").write_text(text.replace("pipelines.definitions", "pipelines.no_such_module"))
+    broken = _validate(tmp_path)
+    assert broken.returncode != 0
+    assert "no_such_module" in broken.stdout + broken.stderr
+
+
+def test_a_wrong_study_file_is_refused_with_file_line_and_field(tmp_path):
+    for name in ("pipelines", "assets", "sae_core"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "workspace.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    file = tmp_path / "pipelines" / "defs" / "studies" / "smoke" / "defs.yaml"
+    file.write_text(file.read_text().replace("n_steps:", "n_stepz:"))
+    refused = _validate(tmp_path)
+    output = refused.stdout + refused.stderr
+    assert refused.returncode != 0
+    assert "attributes.training.n_stepz at " in output
+    assert "smoke/defs.yaml:" in output
+    assert "Extra inputs are not permitted" in output

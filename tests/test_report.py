@@ -1,0 +1,324 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pyarrow.parquet as pq
+import pytest
+
+from sae_core.chain import make_report
+from sae_core.report import (
+    consistency_figure,
+    markdown_explanations,
+    markdown_table,
+    similarity_figure,
+    terminal_table,
+    write_report,
+)
+from sae_core.report_records import read_variant
+from sae_core.report_sections import sections
+from sae_core.report_table import (
+    evenly_spaced,
+    missing_notes,
+    number,
+    per_million,
+    percent,
+    terminal_rows,
+    with_interval,
+)
+from sae_core.store import ArtifactStore
+
+from .small_study import MODEL, make_variants, study_config
+
+FILES = ["report.html", "report.png", "report_small.png", "summary.json", "table.json", "table.parquet"]
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return ArtifactStore(tmp_path_factory.mktemp("store"))
+
+
+@pytest.fixture(scope="module")
+def study():
+    return study_config([0, 1, 2])
+
+
+@pytest.fixture(scope="module")
+def variants(store, study):
+    return make_variants(store, study)
+
+
+@pytest.fixture(scope="module")
+def report(variants, study, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    return folder, write_report(folder, study, MODEL, variants)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """Two seeds, no loss recovered, no explanation."""
+    study, folder = study_config([0, 1]), tmp_path_factory.mktemp("bare")
+    store = ArtifactStore(tmp_path_factory.mktemp("bare_store"))
+    write_report(folder, study, MODEL, make_variants(store, study, with_loss=False, explained=False))
+    return folder
+
+
+class _Page(HTMLParser):
+    """Every tag is closed in its order; text, and what is loaded from elsewhere."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "hr", "path", "use"})
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.words, self.loaded, self.ids = [], [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        names = dict(attrs)
+        self.loaded += [value for name, value in attrs if name in ("src", "data") or (tag == "link" and name == "href")]
+        self.ids += [names["id"]] if "id" in names else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def page(report):
+    return _Page((report[0] / "report.html").read_text())
+
+
+def test_a_report_is_these_files_and_no_leftovers(report):
+    assert sorted(path.name for path in report[0].iterdir()) == FILES
+
+
+def test_the_same_records_give_the_same_bytes(report, variants, study, tmp_path):
+    write_report(tmp_path, study, MODEL, variants)
+    for name in FILES:
+        assert (tmp_path / name).read_bytes() == (report[0] / name).read_bytes(), name
+
+
+def test_a_table_row_holds_means_over_seeds_and_the_numbers_of_the_summaries(report, variants):
+    row = json.loads((report[0] / "table.json").read_text())[0]
+    consistent = json.loads((variants["topk-d64-k4"]["consistency"].path / "summary.json").read_text())
+    explained = json.loads((variants["topk-d64-k4"]["explanation_similarity"].path / "summary.json").read_text())
+    assert row["variant"] == "topk-d64-k4"
+    assert row["seeds"] == 3
+    assert row["L0"] == pytest.approx(5.0)  # 4, 5, 6
+    assert row["FVE"] == pytest.approx(0.7)  # 0.8, 0.7, 0.6
+    assert row["loss recovered"] == pytest.approx(0.9)  # (8 - 3.5) / (8 - 3)
+    assert row["dead"] == pytest.approx(3 / 64)
+    assert row["PW-MCC"] == consistent["pw_mcc"]
+    assert (row["CI low"], row["CI high"]) == (consistent["ci_low"], consistent["ci_high"])
+    assert row["null"] == consistent["null_sign_flip"]
+    assert row["kappa"] == consistent["kappa_sign_flip"]
+    assert row["explanation rho"] == explained["rho_partial"]
+    assert row["rho low"] == explained["rho_partial_ci"]["low"]
+    assert row["raw rho"] == explained["rho"]
+    assert row["lift"] == explained["lift"]
+    assert row["missing"] is None
+
+
+def test_the_parquet_table_is_the_json_table(report):
+    assert pq.read_table(report[0] / "table.parquet").to_pylist() == json.loads((report[0] / "table.json").read_text())
+
+
+def test_the_headline_is_the_variant_that_agrees_most_beyond_chance(report):
+    folder, headline = report
+    rows = json.loads((folder / "table.json").read_text())
+    best = max(rows, key=lambda row: row["kappa"])
+    assert headline["highest_variant"] == best["variant"] == "topk-d64-k4"
+    assert headline["highest_kappa"] == best["kappa"]
+    assert headline["n_variants"] == 2
+    assert all(not isinstance(value, (dict, list)) for value in headline.values())
+
+
+def test_missing_values_are_missing_everywhere_and_say_why(bare):
+    row = json.loads((bare / "table.json").read_text())[0]
+    gone = ("loss recovered", "CI low", "CI high", "explanation rho", "rho low", "rho high", "raw rho", "lift")
+    assert [name for name in gone if row[name] is not None] == []
+    assert "two runs make one pair" in row["missing"]
+    assert "loss recovered of seed 0, seed 1: not measured" in row["missing"]
+    assert "0 of 64 matched pairs are explained on both sides" in row["missing"]
+    assert pq.read_table(bare / "table.parquet")["lift"].null_count == 2
+    text = _Page((bare / "report.html").read_text()).text
+    assert max(len(line) for line in terminal_table(bare).splitlines()) <= 110
+    for where in (text, " ".join(terminal_table(bare).split()), markdown_table(bare)):
+        assert "two runs make one pair" in where
+        assert "[–]" in where
+        assert not re.search(r"\b(nan|None|inf)\b", where, re.IGNORECASE)
+    assert "no matched pair is explained" in text
+
+
+def test_a_reason_that_holds_for_all_variants_is_said_once(bare):
+    for text in (_Page((bare / "report.html").read_text()).text, terminal_table(bare), markdown_table(bare)):
+        assert text.count("confidence interval of PW-MCC: two runs make one pair") == 1
+
+
+def test_a_reason_that_holds_for_some_variants_names_them():
+    rows = [
+        {"variant": "a", "missing": "x: one; y: two"},
+        {"variant": "b", "missing": "y: two"},
+        {"variant": "c", "missing": None},
+    ]
+    assert missing_notes(rows) == ["a: x: one", "a, b: y: two"]
+
+
+def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(page, report):
+    assert page.open == []
+    assert page.loaded == []
+    html = (report[0] / "report.html").read_text()
+    assert "<script" not in html
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_the_page_gives_the_answer_first_then_how_to_read_it_then_variants_then_provenance(page):
+    order = [
+        "topk-d64-k4 agrees most beyond chance: PW-MCC",
+        "How to read this",
+        "Each variant",
+        "Training",
+        "Provenance",
+    ]
+    places = [page.text.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_the_page_credits_the_text_and_escapes_it(report, page):
+    assert "some people &amp; others" in (report[0] / "report.html").read_text()
+    assert MODEL.corpus.credit in page.text
+
+
+def test_the_page_says_what_a_seed_changes(page):
+    assert "a seed changes the initial weights, nothing else" in page.text
+
+
+def test_provenance_names_every_artifact_with_its_digest(page, variants):
+    for found in variants.values():
+        for artifact in found.values():
+            assert f"{artifact.manifest.kind}/{artifact.manifest.fingerprint}" in page.text
+            assert artifact.content[:16] in page.text
+
+
+def test_nothing_that_differs_between_identical_runs_is_on_the_page(report, variants):
+    manifest = variants["topk-d64-k4"]["consistency"].manifest
+    html = (report[0] / "report.html").read_text()
+    assert manifest.created not in html
+    assert f">{manifest.environment['machine']}<" not in html
+
+
+def test_explained_pairs_are_quoted_where_the_explanations_are_given(page, variants, study):
+    found = variants["topk-d64-k4"]
+    without = {name: made for name, made in found.items() if not name.startswith("explanations")}
+    titles = [[part.title for part in sections(read_variant(study, "topk-d64-k4", made))] for made in (found, without)]
+    assert titles[0] == [*titles[1], "Examples"]
+    assert "seed 0 explains" in page.text
+
+
+def test_quoted_pairs_are_explained_from_two_halves_of_the_text(variants, study):
+    record = read_variant(study, "topk-d64-k4", variants["topk-d64-k4"])
+    rows = sections(record)[-1].table.rows
+    texts = {
+        (run, half): {row["explanation"] for row in table.to_pylist() if row["half"] == half}
+        for run, table in record.explanations.items()
+        for half in (0, 1)
+    }
+    assert len(rows) == 10
+    for *_, left, right in rows:
+        assert any(left in texts["seed 0", half] and right in texts["seed 1", 1 - half] for half in (0, 1))
+
+
+def test_more_variants_than_colours_are_all_in_the_table_and_the_page_says_which_are_drawn(tmp_path):
+    study = study_config([0, 1], [{"architecture": "topk", "d_sae": 64, "k": k} for k in range(1, 9)])
+    write_report(tmp_path, study, MODEL, make_variants(ArtifactStore(tmp_path / "store"), study))
+    assert "show the 6 of 8 variants" in (tmp_path / "report.html").read_text()
+    assert terminal_table(tmp_path).count("topk-d64-k") == 8
+    assert (tmp_path / "report_small.png").stat().st_size < 150_000
+
+
+def test_the_terminal_table_is_aligned_and_narrow(report):
+    header, line, *rows = terminal_table(report[0]).splitlines()
+    assert len(line) <= 110
+    assert {len(text) for text in (header, line, *rows)} == {len(line)}
+    assert [header[: header.index("L0")].strip(), *re.findall(r"PW-MCC \[95 % CI\]|null|kappa|FVE", header)] == [
+        "variant", "FVE", "PW-MCC [95 % CI]", "null", "kappa",
+    ]  # fmt: skip
+
+
+def test_a_long_variant_name_does_not_widen_the_terminal_table(report):
+    row = json.loads((report[0] / "table.json").read_text())[0]
+    text = terminal_rows([{**row, "variant": "matryoshka-" + "d" * 200, "L0": 12345.6, "kappa": -0.123}])
+    assert max(len(line) for line in text.splitlines()) <= 110
+
+
+def test_the_markdown_table_has_as_many_cells_in_every_row(report):
+    lines = [line for line in markdown_table(report[0]).splitlines() if line.startswith("|")]
+    assert len(lines) == 4
+    assert len({line.count("|") for line in lines}) == 1
+
+
+def test_pictures_for_the_ui_are_small_and_always_the_same(variants):
+    for kind, figure in (("consistency", consistency_figure), ("explanation_similarity", similarity_figure)):
+        folder = variants["topk-d64-k4"][kind].path
+        assert figure(folder).startswith(b"\x89PNG")
+        assert len(figure(folder)) < 100_000
+        assert figure(folder) == figure(folder)
+
+
+def test_explanations_to_read_are_spread_over_the_frequency(variants):
+    lines = markdown_explanations(variants["topk-d64-k4"]["explanations seed 0"].path, n=5).splitlines()
+    assert len(lines) == 2 + 5
+    assert lines[2].split("|")[3].strip().count(",") == 4
+
+
+def test_a_report_is_an_artifact_of_the_chain(store, study, variants):
+    made = make_report(store, study, MODEL, variants)
+    assert made.summary["highest_variant"] == "topk-d64-k4"
+    assert make_report(store, study, MODEL, variants).cache_hit
+
+
+def test_a_missing_artifact_is_named(study, variants, tmp_path):
+    broken = {key: {n: a for n, a in found.items() if n != "evaluation seed 1"} for key, found in variants.items()}
+    with pytest.raises(KeyError, match="variant topk-d64-k4 lacks evaluation seed 1; materialize"):
+        write_report(tmp_path, study, MODEL, broken)
+
+
+def test_a_report_of_nothing_is_refused(study, tmp_path):
+    with pytest.raises(ValueError, match="at least one variant, got none"):
+        write_report(tmp_path, study, MODEL, {})
+
+
+def test_a_folder_without_a_report_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no table.json in .*materialize the report"):
+        terminal_table(tmp_path)
+
+
+def test_numbers_read_as_written():
+    assert number(0.12345) == "0.123"
+    assert number(-0.5, 2) == "−0.50"
+    assert number(-0.0001, 2) == "0.00"
+    assert number(0.2, 2, sign=True) == "+0.20"
+    assert number(None) == "–"
+    assert number(12345.6, 1) == "12,345.6"
+    assert percent(0.1234) == "12.3 %"
+    assert percent(None) == "–"
+    assert with_interval(0.5, 0.4, 0.6) == "0.500 [0.400, 0.600]"
+    assert with_interval(0.5, None, None) == "0.500 [–]"
+    assert per_million(2.4e-6) == "2.4"
+    assert per_million(0.5) == "500,000"
+    assert evenly_spaced(5, 3) == [0, 2, 4]
+    assert evenly_spaced(2, 10) == [0, 1]
+    assert evenly_spaced(0, 10) == []

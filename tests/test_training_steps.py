@@ -1,0 +1,212 @@
+"""The parts of a training step: gradients held equal to autograd, kernels to brute force, updates to formulas."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sae_core import sparse_kernels as kernels
+from sae_core.architectures import Standard, build
+from sae_core.config import StandardConfig, TopKConfig, TrainingConfig
+from sae_core.training_gradients import AutogradGradients, SparseGradients, choose_gradients
+from sae_core.training_updates import (
+    ConstrainedAdam,
+    geometric_median,
+    learning_rate_factor,
+    resample,
+    sparsity_factor,
+)
+
+D_IN, D_SAE = 12, 50
+VARIANTS = [
+    TopKConfig(d_sae=D_SAE, k=1),
+    TopKConfig(d_sae=D_SAE, k=7),
+    TopKConfig(d_sae=D_SAE, k=49),
+    TopKConfig(d_sae=D_SAE, k=7, aux_k=3),
+    StandardConfig(d_sae=D_SAE, l1_coefficient=0.3),
+]
+
+
+def random_sae(variant, seed=0):
+    sae = build(variant, D_IN, seed)
+    generator = torch.Generator().manual_seed(seed)
+    sae.b_enc.data.normal_(-0.3, 0.3, generator=generator)
+    sae.b_dec.data.normal_(generator=generator)
+    sae.W_enc.data.add_(0.1 * torch.randn(D_IN, D_SAE, generator=generator))
+    return sae
+
+
+def gradients_of(compute, sae, x, dead):
+    numbers = compute(x, 0.7, dead)
+    return numbers, {name: parameter.grad.clone() for name, parameter in sae.named_parameters()}
+
+
+@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.key)
+@pytest.mark.parametrize("n_dead", [0, 1, 20, 50])
+def test_sparse_gradients_are_those_of_autograd(variant, n_dead, monkeypatch):
+    monkeypatch.setattr(SparseGradients, "dense_share", 1.0)
+    monkeypatch.setattr(SparseGradients, "chunk", 32)
+    sae = random_sae(variant)
+    x = torch.randn(75, D_IN, generator=torch.Generator().manual_seed(5))
+    dead = (torch.arange(D_SAE) < n_dead) if n_dead else None
+    expected, reference = gradients_of(AutogradGradients(sae), sae, x, dead)
+    found, sparse = gradients_of(SparseGradients(sae, sae.sparse_rule()), sae, x, dead)
+    for name in reference:
+        assert torch.allclose(sparse[name], reference[name], rtol=1e-4, atol=1e-6), name
+        assert sparse[name].stride() == sae.get_parameter(name).stride()
+    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert found.error == pytest.approx(expected.error, rel=1e-5)
+    assert found.l0 == expected.l0
+    assert torch.equal(found.fired, expected.fired)
+
+
+def test_codes_that_are_not_sparse_go_through_dense_products_with_the_same_numbers():
+    sae = random_sae(VARIANTS[-1])
+    sae.b_enc.data.fill_(5.0)
+    x = torch.randn(40, D_IN, generator=torch.Generator().manual_seed(5))
+    expected, reference = gradients_of(AutogradGradients(sae), sae, x, None)
+    found, sparse = gradients_of(SparseGradients(sae, sae.sparse_rule()), sae, x, None)
+    assert all(torch.equal(sparse[name], reference[name]) for name in reference)
+    assert found.loss == expected.loss
+    assert found.l0 == expected.l0
+
+
+def test_a_batch_on_which_nothing_fires_moves_the_decoder_bias_only():
+    sae = random_sae(VARIANTS[-1])
+    sae.b_enc.data.fill_(-100.0)
+    found, gradients = gradients_of(SparseGradients(sae, sae.sparse_rule()), sae, torch.ones(4, D_IN), None)
+    assert found.l0 == 0
+    assert not found.fired.any()
+    assert torch.allclose(gradients.pop("b_dec"), 2 * (sae.b_dec.detach() - 1))
+    assert not any(gradient.any() for gradient in gradients.values())
+
+
+def test_the_reference_is_used_where_the_kernels_cannot():
+    sae = random_sae(VARIANTS[0])
+    assert choose_gradients(sae).name == "sparse"
+    assert choose_gradients(sae, reference=True).name == "autograd"
+    assert choose_gradients(sae.double()).name == "autograd"
+
+
+def test_an_encoder_in_another_layout_is_refused():
+    sae = random_sae(VARIANTS[0])
+    sae.W_enc.data = sae.W_enc.data.contiguous()
+    with pytest.raises(ValueError, match="W_enc stored feature by feature"):
+        choose_gradients(sae)
+
+
+def selected(pre, k):
+    n = len(pre)
+    start, end = np.arange(n) * k, np.empty(n, np.int64)
+    feature, value = np.full(n * k, -1, np.int32), np.empty(n * k, np.float32)
+    kernels.select_largest(pre, k, end, feature, value)
+    return [(feature[a:b], value[a:b]) for a, b in zip(start, end, strict=True)]
+
+
+@given(st.integers(2, 400), st.integers(1, 60), st.integers(0, 2**31), st.sampled_from([0, 1, 3]), st.floats(-2, 2))
+@settings(max_examples=150, deadline=None)
+def test_the_largest_entries_are_selected_also_among_ties_and_zeros(n, k, seed, decimals, shift):
+    k = min(k, n)
+    pre = np.random.default_rng(seed).standard_normal((3, n)).round(decimals).astype(np.float32) + np.float32(shift)
+    for row, (features, values) in zip(pre, selected(pre, k), strict=True):
+        expected = np.sort(row[row > 0])[::-1][:k]
+        assert np.array_equal(np.sort(values)[::-1], expected)
+        assert len(set(features)) == len(features)
+        assert np.array_equal(row[features], values)
+
+
+def test_selection_keeps_to_its_rows_when_an_entry_is_not_a_number():
+    pre = np.full((2, 30), np.nan, np.float32)
+    pre[0, 3] = np.inf
+    for features, _ in selected(pre, 4):
+        assert len(features) <= 4
+        assert ((features >= 0) & (features < 30)).all()
+
+
+def test_the_encoder_product_is_that_of_torch():
+    generator = torch.Generator().manual_seed(0)
+    x, rows, bias = (torch.randn(*shape, generator=generator) for shape in ((33, 17), (29, 17), (29,)))
+    assert torch.allclose(kernels.linear(x, rows, bias), torch.nn.functional.linear(x, rows, bias), atol=1e-5)
+
+
+def test_kernels_use_as_many_threads_as_torch_and_give_them_back():
+    import numba
+
+    before = numba.get_num_threads()
+    with kernels.torch_threads():
+        assert numba.get_num_threads() == min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
+    assert numba.get_num_threads() == before
+
+
+def test_the_update_is_adam_on_the_clipped_gradient_without_its_part_along_the_row():
+    sae = Standard(2, 3, l1_coefficient=0.1)
+    sae.W_dec.data.copy_(torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]))
+    for parameter in sae.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    sae.W_dec.grad[0] = torch.tensor([5.0, 3.0])  # 5 of it along the row
+    sae.b_dec.grad[0] = 4.0
+    adam = ConstrainedAdam(sae, grad_clip=1.0)
+    adam.step(lr=0.1)
+    assert torch.allclose(sae.W_dec.grad[0], torch.tensor([0.0, 3 / 5]), atol=1e-6)
+    assert sae.b_dec.grad[0] == pytest.approx(4 / 5)
+    # Adam's first step has the length of the learning rate in every coordinate that moves.
+    assert torch.allclose(sae.W_dec[0], torch.tensor([1.0, -0.1]) / 1.01**0.5, atol=1e-6)
+    assert sae.b_dec.tolist() == pytest.approx([-0.1, 0])
+    assert torch.equal(sae.W_dec[1], torch.tensor([0.0, 1.0]))
+
+
+def test_the_learning_rate_rises_stays_and_falls():
+    config = TrainingConfig(n_steps=10, warmup_steps=2, decay_start=0.6, sparsity_warmup_steps=4)
+    assert [learning_rate_factor(step, config) for step in range(10)] == [0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25]
+    assert [sparsity_factor(step, config) for step in range(6)] == [0.25, 0.5, 0.75, 1, 1, 1]
+
+
+def test_without_decay_and_warm_ups_all_steps_are_equal():
+    config = TrainingConfig(n_steps=4, warmup_steps=0, decay_start=1.0, sparsity_warmup_steps=0)
+    assert [learning_rate_factor(step, config) * sparsity_factor(step, config) for step in range(4)] == [1, 1, 1, 1]
+
+
+def test_the_geometric_median_stays_with_the_majority():
+    points = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0], [100.0, 0.0]])
+    assert geometric_median(points).abs().max() < 1e-3
+    square = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 2.0], [2.0, 2.0]])
+    assert torch.allclose(geometric_median(square), torch.ones(2))
+
+
+def test_the_geometric_median_has_the_least_sum_of_distances():
+    points = torch.randn(200, 3, generator=torch.Generator().manual_seed(0)).exp()
+    median = geometric_median(points)
+
+    def total(point):
+        return (points - point).norm(dim=1).sum()
+
+    for step in 0.01 * torch.cat([torch.eye(3), -torch.eye(3)]):
+        assert total(median) <= total(median + step)
+
+
+def test_resampling_points_dead_features_at_badly_reconstructed_inputs():
+    sae = Standard(2, 4, l1_coefficient=0.1).requires_grad_(False)
+    sae.W_dec.copy_(torch.tensor([[1.0, 0.0], [1.0, 0.0], [1.0, 0.0], [1.0, 0.0]]))
+    sae.W_enc[:, 0] = torch.tensor([1.0, 0.0])
+    sae.b_enc[1:] = -1.0
+    x = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 0.0]])  # only the second is reconstructed badly
+    dead = torch.tensor([False, True, True, True])
+    changed = resample(sae, x, dead, seed=0)
+    assert changed.tolist() == [False, True, False, False]
+    assert sae.W_dec[1].tolist() == [0, 1]
+    assert sae.b_enc.tolist() == [0, 0, -1, -1]
+    assert torch.allclose(sae.W_enc[:, 1], torch.tensor([0.0, 0.2]))  # a fifth of the one that is alive
+    assert not resample(sae, x, torch.zeros(4, dtype=torch.bool), seed=0).any()
+
+
+def test_forgetting_zeroes_the_moments_of_those_features_only():
+    sae = random_sae(VARIANTS[-1])
+    adam = ConstrainedAdam(sae, 1.0)
+    AutogradGradients(sae)(torch.randn(64, D_IN, generator=torch.Generator().manual_seed(0)), 1.0, None)
+    adam.step(0.01)
+    features = torch.arange(D_SAE) < 5
+    adam.forget(features)
+    moments = [entry["exp_avg_sq"] for entry in adam.state_dict()["state"].values()]
+    zero = {tuple(m.shape): (m == 0) for m in moments}
+    assert torch.equal(zero[D_SAE, D_IN].all(1) & zero[D_IN, D_SAE].all(0) & zero[D_SAE,], features)
