@@ -9,9 +9,11 @@ import dagster as dg
 
 from assets.keys import StudyKeys, activations_key, observe_job_name
 from assets.partitions import run_key
+from assets.recording import default_store_root
 from pipelines.project import dagster_home, study_files
 from sae_core.config import ModelConfig, StudyConfig
 from sae_core.preflight import preflight_study
+from sae_core.store import ArtifactStore
 
 # Dagster's own log lines would bury the progress; warnings and errors come through.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
@@ -68,7 +70,7 @@ def run_study(name: str, echo: Callable[[str], None]) -> Outcome:
     if name not in files:
         raise KeyError(f"there is no study {name!r}; pipelines/defs/studies defines {', '.join(sorted(files))}")
     study, model = files[name]
-    preflight_study(study, model)
+    preflight_study(study, model, ArtifactStore(default_store_root()))
     dagster_home()
     from pipelines.definitions import defs
 

@@ -1,9 +1,10 @@
 """What can be known to be wrong with a study before hours of work start."""
 
 from sae_core.config import LocalExplainer, ModelConfig, StudyConfig
+from sae_core.store import ArtifactStore
 
 
-def preflight_study(study: StudyConfig, model: ModelConfig) -> None:
+def preflight_study(study: StudyConfig, model: ModelConfig, store: ArtifactStore) -> None:
     """Refuse a study whose model, hook, text, explainer or embedder is not there.
 
     Reads no weights and no whole corpus; a study that passes can still fail on what only the data show.
@@ -16,7 +17,7 @@ def preflight_study(study: StudyConfig, model: ModelConfig) -> None:
     from sae_core.embeddings import embedder_location
     from sae_core.language_models import preflight, resolve_device
 
-    preflight(model, [study.hook])
+    preflight(model, [study.hook], store)
     resolve_device(study.training.device)
     if next(iter(load_documents(model.corpus.source)), None) is None:
         raise ValueError(f"the corpus of model {model.name} is empty: expected documents with text; check corpus.source")
@@ -28,5 +29,5 @@ def preflight_study(study: StudyConfig, model: ModelConfig) -> None:
             "tokens or lower batch_size"
         )
     if isinstance(study.explanations.explainer, LocalExplainer):
-        preflight(study.explanations.explainer.model, [])
+        preflight(study.explanations.explainer.model, [], store)
     embedder_location(study.similarity)

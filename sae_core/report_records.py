@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ConfigDict
 
 from sae_core.config import StudyConfig, VariantConfig
 from sae_core.consistency_results import ConsistencySummary
@@ -22,7 +23,9 @@ Value = str | int | float | None
 
 
 class RunEvaluation(EvaluationSummary):
-    """What ``evaluation.json`` of one run holds."""
+    """What the report reads of ``evaluation.json`` of one run; more may stand there."""
+
+    model_config = ConfigDict(extra="ignore")
 
     loss_recovered: float | None
     ce_clean: float | None

@@ -25,7 +25,7 @@ class RunPairSimilarity(Result):
 
 
 class SimilaritySummary(Result):
-    """Explanation similarity of matched features; means are over pairs of runs."""
+    """Explanation similarity of matched features; means are over the pairs of runs that have a value."""
 
     rho_partial: float | None
     """Spearman correlation of |cosine| and similarity given log frequency, in [-1, 1]: the primary statistic."""

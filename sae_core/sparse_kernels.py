@@ -52,6 +52,27 @@ def _has_onednn() -> bool:
     return torch.allclose(found, torch.nn.functional.linear(x, rows, bias), atol=1e-6)
 
 
+def coarse_linear(
+    x: Float[Tensor, "batch d_in"], rows: Float[Tensor, "n d_in"], bias: Float[Tensor, " n"]
+) -> tuple[Tensor, Tensor]:
+    """``linear`` in bfloat16, and a bound for each row of ``x`` of how wrong it is before the result is rounded.
+
+    Two factors rounded to 8 bits give a product with a relative error of at most 2^-8 + 2^-18; sums in float32 add
+    2^-23 for each term, generously; by Cauchy-Schwarz the error of a sum is at most that times both norms.
+    """
+    product = torch.nn.functional.linear(x.bfloat16(), rows.bfloat16(), bias.bfloat16())
+    relative = 2**-8 + 2**-18 + 2**-23 * x.shape[1]
+    error = relative * x.norm(dim=1) * rows.norm(dim=1).max() + 2**-8 * bias.abs().max()
+    return product, error
+
+
+@cache
+def has_fast_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware; elsewhere it is slower than float32."""
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+
+
 @numba.njit(**_SERIAL)
 @no_type_check
 def _count(bits, bound):
@@ -84,43 +105,102 @@ def _lower_bound(bits, k, slack):
     return low
 
 
+@numba.njit(**_SERIAL)
+@no_type_check
+def _group_maxima(bits, k):
+    """Maxima of groups of entries, about eight groups for each of k; group j is j, j + n_groups, j + 2 n_groups, ..."""
+    n = len(bits)
+    n_groups = n // max(1, min(64, n // (8 * k)))
+    maxima = bits[:n_groups].copy()
+    for first in range(n_groups, n, n_groups):
+        for j in range(min(n_groups, n - first)):
+            maxima[j] = max(maxima[j], bits[first + j])
+    return maxima
+
+
+@numba.njit(**_SERIAL)
+@no_type_check
+def _reaching(bits, maxima, bound, out):
+    """Write which entries are at least ``bound`` to ``out``, looking only at groups that reach it; returns how many."""
+    found = 0
+    for j in range(len(maxima)):
+        if maxima[j] >= bound:
+            for e in range(j, len(bits), len(maxima)):
+                out[found] = e
+                found += bits[e] >= bound
+    return found
+
+
+@numba.njit(**_SERIAL)
+@no_type_check
+def _take_largest(bits, index, k, feature, value, at):
+    """Append the k largest positive of some entries, given as bits, to ``feature, value``; returns where they end."""
+    bound = _lower_bound(bits, k, 0)
+    n_equal = k - _count(bits, bound + 1)
+    values = bits.view(np.float32)
+    for p in range(len(bits)):
+        n_equal -= bits[p] == bound
+        if bits[p] > bound or (bits[p] == bound and n_equal >= 0):
+            feature[at], value[at] = index[p], values[p]
+            at += 1
+    return at
+
+
 @numba.njit(**_PARALLEL)
 @no_type_check
 def select_largest(pre, k, end, feature, value):
     """The k largest positive entries of each row of ``pre (batch, n)``, float32; of equal ones some, always the same.
 
-    Row b goes to ``feature, value`` from ``b * k`` on, up to ``end[b]``. Exact: entries are grouped, and when k groups
-    have a maximum of at least some bound, so have the k largest entries; only groups that reach it are looked at.
+    Row b goes to ``feature, value`` from ``b * k`` on, up to ``end[b]``. Exact: when k groups have a maximum of at
+    least some bound, so have the k largest entries.
     """
-    n_rows, n = pre.shape
-    size = max(1, min(64, n // (8 * k)))
-    n_groups = n // size  # group j holds entries j, j + n_groups, j + 2 n_groups, ...; the last few are in none
-    for b in numba.prange(n_rows):
-        row = pre[b].view(np.int32)  # positive floats are ordered as their bits are, and negative ones are negative
-        maxima = row[:n_groups].copy()
-        for r in range(1, size):
-            for j in range(n_groups):
-                maxima[j] = max(maxima[j], row[r * n_groups + j])
-        bound = np.int32(_lower_bound(maxima, k, k // 2))
-        candidates, bits = np.empty(n, np.int32), np.empty(n, np.int32)
-        found = 0
-        for j in range(n_groups):
-            if maxima[j] >= bound:
-                for e in range(j, n_groups * size, n_groups):
-                    candidates[found], bits[found] = e, row[e]
-                    found += row[e] >= bound
-        for e in range(n_groups * size, n):
-            candidates[found], bits[found] = e, row[e]
-            found += row[e] >= bound
-        bound = np.int32(_lower_bound(bits[:found], k, 0))
-        n_equal = k - _count(bits[:found], bound + 1)
-        at = b * k
+    n = pre.shape[1]
+    for b in numba.prange(len(pre)):
+        bits = pre[b].view(np.int32)  # positive floats are ordered as their bits are, and negative ones are negative
+        maxima = _group_maxima(bits, k)
+        candidates = np.empty(n + 1, np.int32)
+        found = _reaching(bits, maxima, _lower_bound(maxima, k, k // 2), candidates)
+        end[b] = _take_largest(bits[candidates[:found]], candidates, k, feature, value, b * k)
+
+
+@numba.njit(**_PARALLEL)
+@no_type_check
+def select_largest_of_coarse(coarse, error, centred, w_enc, b_enc, k, end, feature, value):
+    """``select_largest`` of exact pre-activations, when coarse ones are known: bfloat16 bits, ``coarse (batch, n)``.
+
+    An exact pre-activation lies within ``error[b]`` plus 2^-8 of the coarse one. So whatever is too far below the
+    k-th largest coarse one cannot be among the k largest; all others are computed exactly, in float32, and chosen from.
+    """
+    n, d_in = coarse.shape[1], centred.shape[1]
+    rounding = np.float32(2.0**-8)
+    for b in numba.prange(len(coarse)):
+        bits = np.empty(n, np.int32)
+        for j in range(n):
+            bits[j] = np.int32(coarse[b, j]) << 16
+        pre = bits.view(np.float32)
+        maxima = _group_maxima(bits, k)
+        candidates = np.empty(n + 1, np.int32)
+        found = _reaching(bits, maxima, _lower_bound(maxima, k, k // 2), candidates)
+        kth = np.empty(1, np.int32)
+        kth[0] = _lower_bound(bits[candidates[:found]], k, 0)
+        cut = (kth.view(np.float32)[0] * (1 - rounding) - 2 * error[b]) / (1 + rounding)
+        if cut > 0:
+            kth.view(np.float32)[0] = cut
+            found = _reaching(bits, maxima, kth[0], candidates)
+        else:  # fewer than k are certainly positive: all that may be
+            found = 0
+            for j in range(n):
+                candidates[found] = j
+                found += not pre[j] < -2 * error[b]
+        exact = np.empty(found, np.float32)
+        x = centred[b]
         for p in range(found):
-            n_equal -= bits[p] == bound
-            if bits[p] > bound or (bits[p] == bound and n_equal >= 0):
-                feature[at], value[at] = candidates[p], pre[b, candidates[p]]
-                at += 1
-        end[b] = at
+            row = w_enc[candidates[p]]
+            total = np.float32(0)
+            for c in range(d_in):
+                total += x[c] * row[c]
+            exact[p] = total + b_enc[candidates[p]]
+        end[b] = _take_largest(exact.view(np.int32), candidates, k, feature, value, b * k)
 
 
 @numba.njit(**_PARALLEL)

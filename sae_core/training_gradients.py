@@ -81,6 +81,8 @@ class SparseGradients:
         if not sae.W_enc.T.is_contiguous() or not sae.W_dec.is_contiguous():
             raise ValueError("the sparse step needs W_enc stored feature by feature and W_dec contiguous")
         self._sae, self._rule, self._dense = sae, rule, AutogradGradients(sae)
+        self.coarse = kernels.has_fast_bfloat16()
+        """Find the largest codes by a product in bfloat16 first; the choice and the values are those of float32."""
         self._enc_gradient, self._dec_gradient = torch.empty_like(sae.W_dec), torch.empty_like(sae.W_dec)
         self._b_enc_gradient = torch.empty_like(sae.b_enc)
 
@@ -109,14 +111,19 @@ class SparseGradients:
         return BatchNumbers(loss, error, n_active / len(x), torch.from_numpy(np.diff(first) > 0))
 
     def _largest(self, centred: Float[Tensor, "batch d_in"], k: int) -> "Codes":
-        batch = len(centred)
+        batch, rows, bias = len(centred), self._sae.W_enc.T, self._sae.b_enc
         codes = Codes(np.arange(batch) * k, np.empty(batch, np.int64), batch * k)
         for first in range(0, batch, self.chunk):
-            part = slice(first, first + self.chunk)
-            pre = kernels.linear(centred[part], self._sae.W_enc.T, self._sae.b_enc).numpy()
-            rows = slice(first * k, (first + len(pre)) * k)
-            kernels.select_largest(pre, k, codes.end[part], codes.feature[rows], codes.value[rows])
-            codes.end[part] += first * k
+            x = centred[first : first + self.chunk]
+            part = slice(first * k, (first + len(x)) * k)
+            out = (k, codes.end[first : first + len(x)], codes.feature[part], codes.value[part])
+            if self.coarse:
+                pre, error = kernels.coarse_linear(x, rows, bias)
+                exact = (x.numpy(), rows.numpy(), bias.numpy())
+                kernels.select_largest_of_coarse(pre.view(torch.int16).numpy(), error.numpy(), *exact, *out)
+            else:
+                kernels.select_largest(kernels.linear(x, rows, bias).numpy(), *out)
+            codes.end[first : first + len(x)] += first * k
         return codes
 
     def _positive(self, centred: Float[Tensor, "batch d_in"]) -> "Codes | None":

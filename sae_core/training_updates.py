@@ -3,6 +3,7 @@
 Part of the training stage; ``training`` has the loop, ``training_gradients`` the gradients.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -60,12 +61,18 @@ class ConstrainedAdam:
 
     @torch.no_grad()
     def step(self, lr: float) -> None:
-        """One step along ``.grad`` of the parameters."""
+        """One step along ``.grad`` of the parameters.
+
+        Raises:
+            ValueError: if the gradient is not finite; nothing was changed.
+        """
         rows, gradient = self._sae.W_dec, self._sae.W_dec.grad
         if gradient is None:
             raise RuntimeError("W_dec has no gradient: compute the gradients before the step")
         gradient -= (gradient * rows).sum(1, keepdim=True) * rows
-        torch.nn.utils.clip_grad_norm_(self._sae.parameters(), self._grad_clip)
+        norm = float(torch.nn.utils.clip_grad_norm_(self._sae.parameters(), self._grad_clip))
+        if not math.isfinite(norm):
+            raise ValueError(f"the norm of the gradient became {norm}; lower lr or raise warmup_steps")
         self._adam.param_groups[0]["lr"] = lr
         self._adam.step()
         rows /= rows.norm(dim=1, keepdim=True)

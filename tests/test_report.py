@@ -14,6 +14,7 @@ from sae_core.report import (
     terminal_table,
     write_report,
 )
+from sae_core.report_page import provenance
 from sae_core.report_records import read_variant
 from sae_core.report_sections import sections
 from sae_core.report_table import (
@@ -211,6 +212,23 @@ def test_provenance_names_every_artifact_with_its_digest(page, variants):
         for artifact in found.values():
             assert f"{artifact.manifest.kind}/{artifact.manifest.fingerprint}" in page.text
             assert artifact.content[:16] in page.text
+
+
+def test_provenance_begins_with_what_all_runs_share(store):
+    def build(folder):
+        (folder / "x").write_text("x")
+        return {}
+
+    shared = store.get_or_build("activations", build, code_version="1", inputs={"hook": "h"})
+    saes = {
+        f"sae seed {seed}": store.get_or_build(
+            "sae", build, code_version="1", inputs={"seed": seed}, upstream={"activations": shared}
+        )
+        for seed in range(2)
+    }
+    rows = provenance(saes).rows
+    assert [row[0] for row in rows] == ["activations", "sae seed 0", "sae seed 1"]
+    assert rows[0][1] == f"activations/{shared.manifest.fingerprint}"
 
 
 def test_nothing_that_differs_between_identical_runs_is_on_the_page(report, variants):

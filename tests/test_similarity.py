@@ -7,7 +7,8 @@ import pytest
 
 from sae_core.config import SimilarityConfig
 from sae_core.explanations import SCHEMA
-from sae_core.similarity import draw_decoys, explanation_similarity, write_similarity
+from sae_core.similarity import explanation_similarity, write_similarity
+from sae_core.similarity_pairs import draw_decoys
 from sae_core.similarity_statistics import partial_spearman, spearman
 
 CONFIG = SimilarityConfig()

@@ -44,7 +44,9 @@ def gradients_of(compute, sae, x, dead):
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.key)
 @pytest.mark.parametrize("n_dead", [0, 1, 20, 50])
-def test_sparse_gradients_are_those_of_autograd(variant, n_dead, monkeypatch):
+@pytest.mark.parametrize("coarse", [False, True])
+def test_sparse_gradients_are_those_of_autograd(variant, n_dead, coarse, monkeypatch):
+    monkeypatch.setattr(kernels, "has_fast_bfloat16", lambda: coarse)
     monkeypatch.setattr(SparseGradients, "dense_share", 1.0)
     monkeypatch.setattr(SparseGradients, "chunk", 32)
     sae = random_sae(variant)
@@ -114,6 +116,48 @@ def test_the_largest_entries_are_selected_also_among_ties_and_zeros(n, k, seed, 
         assert np.array_equal(np.sort(values)[::-1], expected)
         assert len(set(features)) == len(features)
         assert np.array_equal(row[features], values)
+
+
+@given(st.integers(2, 300), st.integers(1, 40), st.integers(0, 2**31), st.floats(-1, 1), st.sampled_from([0.0, 3.0]))
+@settings(max_examples=100, deadline=None)
+def test_a_coarse_product_first_gives_the_same_choice(n, k, seed, shift, spread):
+    """Also when many entries are closer together than the coarse product can tell, and when few are positive."""
+    k = min(k, n)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(4, 20, generator=generator)
+    rows = torch.randn(n, 20, generator=generator) * torch.rand(n, 1, generator=generator).pow(spread)
+    rows[::3] = rows[0] + 1e-3 * torch.randn(len(rows[::3]), 20, generator=generator)
+    bias = shift * torch.rand(n, generator=generator)
+    exact = torch.nn.functional.linear(x.double(), rows.double(), bias.double())
+    coarse, error = kernels.coarse_linear(x, rows, bias)
+    end, feature, value = np.empty(4, np.int64), np.full(4 * k, -1, np.int32), np.empty(4 * k, np.float32)
+    arrays = [tensor.numpy() for tensor in (coarse.view(torch.int16), error, x, rows, bias)]
+    kernels.select_largest_of_coarse(*arrays, k, end, feature, value)
+    for b in range(4):
+        chosen = feature[b * k : end[b]]
+        expected = exact[b].relu().topk(k).values
+        assert len(set(chosen)) == len(chosen)
+        assert torch.allclose(
+            exact[b][chosen.astype(np.int64)].sort(descending=True).values, expected[: len(chosen)], atol=1e-5
+        )
+        assert (expected[len(chosen) :] < 1e-5).all()
+
+
+def test_the_coarse_product_is_as_wrong_as_it_says_at_most():
+    generator = torch.Generator().manual_seed(0)
+    x, rows, bias = (torch.randn(*shape, generator=generator) for shape in ((50, 64), (80, 64), (80,)))
+    coarse, error = kernels.coarse_linear(x, rows, bias)
+    exact = torch.nn.functional.linear(x.double(), rows.double(), bias.double())
+    wrong = (coarse.double() - exact).abs() - 2**-8 * coarse.double().abs()
+    assert (wrong <= error[:, None]).all()
+
+
+def test_a_gradient_that_is_not_finite_is_refused():
+    sae = random_sae(VARIANTS[-1])
+    for parameter in sae.parameters():
+        parameter.grad = torch.full_like(parameter, 1e30)
+    with pytest.raises(ValueError, match="the norm of the gradient became inf; lower lr"):
+        ConstrainedAdam(sae, 1.0).step(0.1)
 
 
 def test_selection_keeps_to_its_rows_when_an_entry_is_not_a_number():
