@@ -17,7 +17,7 @@ def report_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
 
     @dg.asset(
         key=keys.report,
-        deps=[all_partitions(key) for key in (keys.sae, keys.consistency, keys.similarity)],
+        deps=[all_partitions(key) for key in (keys.sae, keys.consistency, keys.explanations, keys.similarity)],
         group_name="reports",
         code_version=CODE_VERSION["report"],
         kinds={"html"},
@@ -40,5 +40,6 @@ def _of_variant(
     found = upstream(context, store, keys.consistency, variant) | upstream(context, store, keys.similarity, variant)
     for seed in study.seeds:
         run = upstream(context, store, keys.sae, run_key(variant, seed))
+        run |= upstream(context, store, keys.explanations, run_key(variant, seed))
         found |= {f"{name} seed {seed}": artifact for name, artifact in run.items()}
     return found

@@ -10,7 +10,7 @@ A stage is made again only when something that decides its content changed: the 
 settings named in its ``inputs``, or ``CODE_VERSION``.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -337,8 +337,8 @@ def make_report(
     """The table of variants, the figures and the page of one study.
 
     Args:
-        variants: for each variant key ``consistency``, ``explanation_similarity``, and per seed ``sae <seed>``,
-            ``evaluation <seed>``.
+        variants: for each variant key ``consistency``, ``explanation_similarity``, and per seed ``sae seed 0``,
+            ``evaluation seed 0``, ``explanations seed 0``.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -376,8 +376,3 @@ def _load(config: str, root: str) -> Any:
     from sae_core.language_models import load_language_model
 
     return load_language_model(LanguageModelConfig.model_validate_json(config), ArtifactStore(root))
-
-
-def run_names(seeds: Sequence[int]) -> list[str]:
-    """Names of the runs of a study, as they stand in every table: ``seed 0``."""
-    return [f"seed {seed}" for seed in seeds]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from sae_core import encoder_products as products
 from sae_core import sparse_kernels as kernels
 from sae_core.architectures import Sae, SparseRule
 from sae_core.architectures.base import auxiliary_loss
@@ -81,7 +82,7 @@ class SparseGradients:
         if not sae.W_enc.T.is_contiguous() or not sae.W_dec.is_contiguous():
             raise ValueError("the sparse step needs W_enc stored feature by feature and W_dec contiguous")
         self._sae, self._rule, self._dense = sae, rule, AutogradGradients(sae)
-        self.coarse = kernels.has_fast_bfloat16()
+        self.coarse = products.has_fast_bfloat16()
         """Find the largest codes by a product in bfloat16 first; the choice and the values are those of float32."""
         self._enc_gradient, self._dec_gradient = torch.empty_like(sae.W_dec), torch.empty_like(sae.W_dec)
         self._b_enc_gradient = torch.empty_like(sae.b_enc)
@@ -118,16 +119,16 @@ class SparseGradients:
             part = slice(first * k, (first + len(x)) * k)
             out = (k, codes.end[first : first + len(x)], codes.feature[part], codes.value[part])
             if self.coarse:
-                pre, error = kernels.coarse_linear(x, rows, bias)
+                pre, error = products.coarse_linear(x, rows, bias)
                 exact = (x.numpy(), rows.numpy(), bias.numpy())
                 kernels.select_largest_of_coarse(pre.view(torch.int16).numpy(), error.numpy(), *exact, *out)
             else:
-                kernels.select_largest(kernels.linear(x, rows, bias).numpy(), *out)
+                kernels.select_largest(products.linear(x, rows, bias).numpy(), *out)
             codes.end[first : first + len(x)] += first * k
         return codes
 
     def _positive(self, centred: Float[Tensor, "batch d_in"]) -> "Codes | None":
-        pre = kernels.linear(centred, self._sae.W_enc.T, self._sae.b_enc).numpy()
+        pre = products.linear(centred, self._sae.W_enc.T, self._sae.b_enc).numpy()
         count = np.empty(len(pre), np.int64)
         kernels.count_positive(pre, count)
         end = np.cumsum(count)

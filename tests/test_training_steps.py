@@ -6,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sae_core import encoder_products as products
 from sae_core import sparse_kernels as kernels
 from sae_core.architectures import Standard, build
 from sae_core.config import StandardConfig, TopKConfig, TrainingConfig
@@ -46,7 +47,7 @@ def gradients_of(compute, sae, x, dead):
 @pytest.mark.parametrize("n_dead", [0, 1, 20, 50])
 @pytest.mark.parametrize("coarse", [False, True])
 def test_sparse_gradients_are_those_of_autograd(variant, n_dead, coarse, monkeypatch):
-    monkeypatch.setattr(kernels, "has_fast_bfloat16", lambda: coarse)
+    monkeypatch.setattr(products, "has_fast_bfloat16", lambda: coarse)
     monkeypatch.setattr(SparseGradients, "dense_share", 1.0)
     monkeypatch.setattr(SparseGradients, "chunk", 32)
     sae = random_sae(variant)
@@ -129,7 +130,7 @@ def test_a_coarse_product_first_gives_the_same_choice(n, k, seed, shift, spread)
     rows[::3] = rows[0] + 1e-3 * torch.randn(len(rows[::3]), 20, generator=generator)
     bias = shift * torch.rand(n, generator=generator)
     exact = torch.nn.functional.linear(x.double(), rows.double(), bias.double())
-    coarse, error = kernels.coarse_linear(x, rows, bias)
+    coarse, error = products.coarse_linear(x, rows, bias)
     end, feature, value = np.empty(4, np.int64), np.full(4 * k, -1, np.int32), np.empty(4 * k, np.float32)
     arrays = [tensor.numpy() for tensor in (coarse.view(torch.int16), error, x, rows, bias)]
     kernels.select_largest_of_coarse(*arrays, k, end, feature, value)
@@ -146,7 +147,7 @@ def test_a_coarse_product_first_gives_the_same_choice(n, k, seed, shift, spread)
 def test_the_coarse_product_is_as_wrong_as_it_says_at_most():
     generator = torch.Generator().manual_seed(0)
     x, rows, bias = (torch.randn(*shape, generator=generator) for shape in ((50, 64), (80, 64), (80,)))
-    coarse, error = kernels.coarse_linear(x, rows, bias)
+    coarse, error = products.coarse_linear(x, rows, bias)
     exact = torch.nn.functional.linear(x.double(), rows.double(), bias.double())
     wrong = (coarse.double() - exact).abs() - 2**-8 * coarse.double().abs()
     assert (wrong <= error[:, None]).all()
@@ -171,7 +172,7 @@ def test_selection_keeps_to_its_rows_when_an_entry_is_not_a_number():
 def test_the_encoder_product_is_that_of_torch():
     generator = torch.Generator().manual_seed(0)
     x, rows, bias = (torch.randn(*shape, generator=generator) for shape in ((33, 17), (29, 17), (29,)))
-    assert torch.allclose(kernels.linear(x, rows, bias), torch.nn.functional.linear(x, rows, bias), atol=1e-5)
+    assert torch.allclose(products.linear(x, rows, bias), torch.nn.functional.linear(x, rows, bias), atol=1e-5)
 
 
 def test_kernels_use_as_many_threads_as_torch_and_give_them_back():
