@@ -93,7 +93,7 @@ def measure_apart(method: str, n: int, kind: str, options: argparse.Namespace) -
     command = [python, __file__, "--one", method, "--sizes", str(n), "--kinds", kind, "--d-in", str(options.d_in)]
     if method == "ours":
         environment["PYTHONPATH"] = str(Path(__file__).parents[1])
-    out = subprocess.run(command, env=environment, check=True, capture_output=True, text=True).stdout
+    out = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     found: dict[str, float] = json.loads(out.splitlines()[-1])
     return found
 

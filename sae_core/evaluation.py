@@ -8,41 +8,22 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.architectures import Sae
 from sae_core.config import EvaluationConfig, Result
+from sae_core.loss_recovered import LossRecovered
 from sae_core.progress import Progress, silent
 from sae_core.shards import Shards
 
 BATCH_TOKENS = 4096
 """Tokens encoded at once; only memory and speed depend on it."""
-
-
-class LossRecovered(Result):
-    """What the language model loses when it has to think with reconstructions. Mean next-token loss in nats."""
-
-    ce_clean: float
-    """The model as it is."""
-    ce_patched: float
-    """Activations replaced by their reconstructions."""
-    ce_zero: float
-    """Activations replaced by zero, at the same positions."""
-    n_tokens: int
-    """Predictions averaged over."""
-
-    @property
-    def recovered(self) -> float | None:
-        """(ce_zero - ce_patched) / (ce_zero - ce_clean): 1 is no loss, 0 as bad as zeros; may be negative. None
-        where zeros do no harm, so that there is nothing to recover."""
-        harm = self.ce_zero - self.ce_clean
-        return (self.ce_zero - self.ce_patched) / harm if harm > 0 else None
 
 
 class EvaluationSummary(Result):
@@ -151,80 +132,6 @@ class _Sums:
             "max_activation": pa.array(self.largest.numpy()),
         }
         return Evaluation(summary, pa.table(columns))
-
-
-@runtime_checkable
-class PatchableModel(Protocol):
-    """What ``loss_recovered`` needs of a ``LanguageModel``."""
-
-    special_token_ids: frozenset[int]
-
-    def token_losses(
-        self, token_ids: Int[Tensor, "b l"], hook: str | None = None, replace: Callable[[Tensor], Tensor] | None = None
-    ) -> Float[Tensor, "b l-1"]:
-        """Next-token cross-entropy in nats, with the output of the hook replaced."""
-        ...
-
-
-def trained_positions(
-    token_ids: Int[Tensor, "b l"],
-    special_token_ids: frozenset[int],
-    keep_first_position: bool = False,
-    keep_special_tokens: bool = False,
-) -> Bool[Tensor, "b l"]:
-    """Which positions an SAE was trained on: not the first of a context nor special tokens, unless kept."""
-    kept = torch.ones_like(token_ids, dtype=torch.bool)
-    if not keep_first_position:
-        kept[:, 0] = False
-    if not keep_special_tokens:
-        kept &= ~torch.isin(token_ids, torch.tensor(sorted(special_token_ids), dtype=token_ids.dtype))
-    return kept
-
-
-@torch.no_grad()
-def loss_recovered(
-    sae: Sae,
-    model: PatchableModel,
-    token_ids: Int[Tensor, "n l"],
-    hook: str,
-    keep: Bool[Tensor, "n l"] | None = None,
-    batch_contexts: int = 8,
-    progress: Progress = silent,
-) -> LossRecovered:
-    """The model's next-token loss with an SAE's reconstructions in place of the activations at a hook.
-
-    Args:
-        keep: positions to patch; the others keep their activations. None: those of ``trained_positions``.
-
-    Raises:
-        ValueError: if there is no context, or no position to patch.
-    """
-    if keep is None:
-        keep = trained_positions(token_ids, model.special_token_ids)
-    if keep.shape != token_ids.shape or not keep.any():
-        raise ValueError(f"no position to patch in token_ids of shape {tuple(token_ids.shape)}; give more contexts")
-    sums = torch.zeros(3, dtype=torch.float64)
-    n_tokens = 0
-    for first in range(0, len(token_ids), batch_contexts):
-        tokens, here = token_ids[first : first + batch_contexts], keep[first : first + batch_contexts, :, None]
-
-        def patched(x: Tensor, here: Tensor = here) -> Tensor:
-            device = sae.W_dec.device
-            return torch.where(here.to(x.device), sae(x.to(device, torch.float32)).to(x.device, x.dtype), x)
-
-        def zero(x: Tensor, here: Tensor = here) -> Tensor:
-            return torch.where(here.to(x.device), torch.zeros_like(x), x)
-
-        losses = (
-            model.token_losses(tokens),
-            model.token_losses(tokens, hook, patched),
-            model.token_losses(tokens, hook, zero),
-        )
-        sums += torch.stack([loss.double().sum().cpu() for loss in losses])
-        n_tokens += losses[0].numel()
-        progress(min(first + batch_contexts, len(token_ids)), len(token_ids), f"{n_tokens:,} predictions")
-    clean, with_sae, without = (sums / n_tokens).tolist()
-    return LossRecovered(ce_clean=clean, ce_patched=with_sae, ce_zero=without, n_tokens=n_tokens)
 
 
 def write_evaluation(folder: Path, evaluation: Evaluation, loss: LossRecovered | None = None) -> dict[str, Any]:

@@ -7,13 +7,14 @@ reconstructions there. The first two do not depend on the SAE and are made once 
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int32
+from jaxtyping import Bool, Float, Int, Int32
 from numpy import ndarray
 from safetensors import safe_open
 from safetensors.numpy import save_file
@@ -22,12 +23,24 @@ from torch import Tensor
 from sae_core.architectures import Sae
 from sae_core.config import ActivationsConfig, Result
 from sae_core.extraction_plan import kept_tokens
-from sae_core.language_models import LanguageModel
 from sae_core.progress import Progress, silent
 
 _FILE = "reference.safetensors"
 _NUMBERS = ("hook", "max_norm", "ce_clean", "ce_zero")
 _BATCH_CONTEXTS = 8
+
+
+@runtime_checkable
+class PatchableModel(Protocol):
+    """What is needed of a ``LanguageModel``."""
+
+    special_token_ids: frozenset[int]
+
+    def token_losses(
+        self, token_ids: Int[Tensor, "b l"], hook: str | None = None, replace: Callable[[Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "b l-1"]:
+        """Next-token cross-entropy in nats, with the output of the hook replaced."""
+        ...
 
 
 class LossRecovered(Result):
@@ -71,7 +84,7 @@ class ReferenceLosses:
 
 
 def reference_losses(
-    model: LanguageModel,
+    model: PatchableModel,
     token_ids: Int32[ndarray, "n length"],
     hook: str,
     trained_on: ActivationsConfig,
@@ -103,7 +116,7 @@ def reference_losses(
 
 
 def loss_recovered(
-    sae: Sae, model: LanguageModel, reference: ReferenceLosses, progress: Progress = silent
+    sae: Sae, model: PatchableModel, reference: ReferenceLosses, progress: Progress = silent
 ) -> LossRecovered:
     """The model's loss with an SAE's reconstructions in place of the activations."""
 
@@ -118,7 +131,7 @@ def loss_recovered(
 
 @torch.no_grad()
 def _mean_loss(
-    model: LanguageModel, contexts: ReferenceLosses, change: Any, title: str, progress: Progress
+    model: PatchableModel, contexts: ReferenceLosses, change: Callable[[Tensor], Tensor] | None, title: str, progress: Progress
 ) -> float:
     """Mean loss with ``change`` (rows to rows) at the positions that SAEs are trained on; None changes nothing."""
     total, n_contexts = 0.0, len(contexts.token_ids)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from sae_core import assignment_kernels as kernels
 from sae_core import assignment_solver as solver
-from sae_core.sparse_kernels import linear, torch_threads
+from sae_core.encoder_products import linear
+from sae_core.sparse_kernels import torch_threads
 
 _BLOCK_ENTRIES = 1 << 22
 """Scores in one block of the product: 16 MB, which the allocator hands out again without new pages."""
@@ -87,7 +88,6 @@ def assign(
             _solve(problem, solution)
             worst, n_added = _certify(problem, solution, tolerance)
             n_rounds += 1
-    gap = _gap(problem, solution, worst)
     best_left, best_right, alternative_left, alternative_right = _best_and_alternatives(problem, solution)
     return Assignment(
         left=np.arange(len(a)),
@@ -96,7 +96,7 @@ def assign(
         best_right=best_right,
         alternative_left=alternative_left,
         alternative_right=alternative_right[solution.partner],
-        gap=gap,
+        gap=_gap(problem, solution, worst),
         n_rounds=n_rounds,
         n_edges=len(problem.column),
     )

@@ -75,7 +75,7 @@ class ConstrainedAdam:
             raise ValueError(f"the norm of the gradient became {norm}; lower lr or raise warmup_steps")
         self._adam.param_groups[0]["lr"] = lr
         self._adam.step()
-        rows /= rows.norm(dim=1, keepdim=True)
+        rows.div_(rows.norm(dim=1, keepdim=True))
 
     @torch.no_grad()
     def forget(self, features: Bool[Tensor, " d_sae"]) -> None:

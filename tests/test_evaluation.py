@@ -9,7 +9,8 @@ import torch
 
 from sae_core.architectures import Standard, TopK, build
 from sae_core.config import EvaluationConfig, TopKConfig
-from sae_core.evaluation import evaluate, loss_recovered, trained_positions, write_evaluation
+from sae_core.evaluation import evaluate, write_evaluation
+from sae_core.loss_recovered import LossRecovered
 from sae_core.shards import ShardData, write_shards
 
 
@@ -81,62 +82,11 @@ def test_activations_that_do_not_vary_are_refused(tmp_path):
         evaluate(axes_sae(), shards_of(tmp_path, torch.ones(4, 2)), EvaluationConfig())
 
 
-class FakeModel:
-    """Activations are one-hot in the token, and the loss of a prediction is 3 minus the activation's own entry."""
-
-    special_token_ids = frozenset({0})
-
-    def token_losses(self, token_ids, hook=None, replace=None):
-        x = torch.nn.functional.one_hot(token_ids, 2).float()
-        if replace is not None:
-            assert hook == "layer"
-            x = replace(x)
-        return 3 - x.gather(-1, token_ids[..., None])[:, :-1, 0]
-
-
-TOKENS = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1]])
-
-
-def test_only_the_positions_an_sae_is_trained_on_are_patched():
-    assert trained_positions(TOKENS, frozenset({0})).int().tolist() == [[0, 1, 0, 1], [0, 1, 1, 1]]
-    assert trained_positions(TOKENS, frozenset({0}), True, True).all()
-
-
-@pytest.mark.parametrize("batch_contexts", [1, 2])
-def test_the_loss_recovered_is_that_computed_by_hand(batch_contexts):
-    half = axes_sae()
-    half.W_dec *= 0.5  # reconstructs half of every activation
-    found = loss_recovered(half, FakeModel(), TOKENS, "layer", batch_contexts=batch_contexts)
-    # Six predictions at loss 2; three of them at patched positions lose half a nat, or a whole one to zeros.
-    assert found.n_tokens == 6
-    assert found.ce_clean == pytest.approx(2)
-    assert found.ce_patched == pytest.approx(2 + 3 * 0.5 / 6)
-    assert found.ce_zero == pytest.approx(2 + 3 / 6)
-    assert found.recovered == pytest.approx(0.5)
-
-
-def test_a_perfect_sae_recovers_everything_and_one_that_gives_zero_nothing():
-    perfect, silent = axes_sae(), axes_sae()
-    silent.W_dec.zero_()
-    assert loss_recovered(perfect, FakeModel(), TOKENS, "layer").recovered == 1
-    assert loss_recovered(silent, FakeModel(), TOKENS, "layer").recovered == 0
-
-
-def test_where_zeros_do_no_harm_nothing_can_be_recovered():
-    keep = torch.zeros_like(TOKENS, dtype=torch.bool)
-    keep[:, -1] = True  # the last position predicts nothing
-    assert loss_recovered(axes_sae(), FakeModel(), TOKENS, "layer", keep=keep).recovered is None
-
-
-def test_no_position_to_patch_is_refused():
-    with pytest.raises(ValueError, match="no position to patch"):
-        loss_recovered(axes_sae(), FakeModel(), TOKENS[:0], "layer")
-
-
 def test_what_is_written_reads_back(tmp_path):
     x = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
     found = evaluate(axes_sae(), shards_of(tmp_path / "shards", x), EvaluationConfig())
-    written = write_evaluation(tmp_path, found, loss_recovered(axes_sae(), FakeModel(), TOKENS, "layer"))
+    loss = LossRecovered(ce_clean=2, ce_patched=2, ce_zero=3, n_tokens=6)
+    written = write_evaluation(tmp_path, found, loss)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == written
     assert (written["fve"], written["loss_recovered"], written["n_loss_tokens"]) == (1, 1, 6)
     assert pq.read_table(tmp_path / "features.parquet").equals(found.features)
