@@ -1,0 +1,1 @@
+"""What exists: each stage of the flow as a Dagster asset."""

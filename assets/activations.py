@@ -30,7 +30,11 @@ def activations_asset(config: ModelConfig, hook: str) -> dg.AssetsDefinition:
         summary = made["activations"].summary
         return record(
             {"activations": made["activations"], "contexts": made["contexts"]},
-            metadata={"dagster/row_count": summary["n_train_tokens"], "model_digest": made["contexts"].manifest.inputs["model"], **summary},
+            metadata={
+                "dagster/row_count": summary["n_train_tokens"],
+                "model_digest": made["contexts"].manifest.inputs["model"],
+                **summary,
+            },
             check_results=activation_checks(key, made["activations"]),
         )
 

@@ -89,7 +89,11 @@ def consistency_checks(key: dg.AssetKey, consistency: Artifact, limits: ChecksCo
         [
             ("finite", math.isfinite(summary["pw_mcc"]), {"pw_mcc": summary["pw_mcc"]}),
             ("certified", summary["certified"], {}),
-            ("above_null", kappa >= limits.min_kappa, {"kappa_sign_flip": kappa, "expected_at_least": limits.min_kappa}),
+            (
+                "above_null",
+                kappa >= limits.min_kappa,
+                {"kappa_sign_flip": kappa, "expected_at_least": limits.min_kappa},
+            ),
         ],
     )
 

@@ -29,9 +29,7 @@ def consistency_asset(study: StudyConfig) -> dg.AssetsDefinition:
     )
     def consistency(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         opened, variant = store.open(), context.partition_key
-        runs = {
-            f"seed {seed}": upstream(context, opened, keys.sae, run_key(variant, seed)) for seed in study.seeds
-        }
+        runs = {f"seed {seed}": upstream(context, opened, keys.sae, run_key(variant, seed)) for seed in study.seeds}
         made = make_consistency(opened, runs, study.consistency, progress_of(context, f"consistency of {variant}"))
         return record(
             {"consistency": made},

@@ -104,7 +104,8 @@ class TerminalProgress:
     """A progress bar on a terminal; where there is none (CI, a log file), a line every few seconds."""
 
     def __init__(self, title: str):
-        self.title, self.last, self.bar = title, time.monotonic(), None
+        self.title, self.last = title, time.monotonic()
+        self.bar: tqdm[Any] | None = None
         self.is_terminal = sys.stderr.isatty()
 
     def __call__(self, done: int, total: int, text: str) -> None:

@@ -33,9 +33,7 @@ def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
         key, seed = split_run_key(context)
         variant, opened, progress = study.variant(key), store.open(), progress_of(context, f"{key}, seed {seed}")
         made_of = upstream(context, opened, source)
-        trained = make_sae(
-            opened, made_of["activations"], variant, study.training, study.run_seeds(seed), progress
-        )
+        trained = make_sae(opened, made_of["activations"], variant, study.training, study.run_seeds(seed), progress)
         evaluation = make_evaluation(opened, trained, made_of, model, study.evaluation, progress)
         return record(
             {"sae": trained, "evaluation": evaluation},

@@ -34,7 +34,9 @@ def similarity_asset(study: StudyConfig) -> dg.AssetsDefinition:
             for seed in study.seeds
         }
         matched = upstream(context, opened, keys.consistency, variant)["consistency"]
-        made = make_similarity(opened, matched, explained, study.similarity, progress_of(context, f"similarity of {variant}"))
+        made = make_similarity(
+            opened, matched, explained, study.similarity, progress_of(context, f"similarity of {variant}")
+        )
         return record(
             {"explanation_similarity": made},
             metadata=similarity_metadata(made),

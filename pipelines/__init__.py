@@ -1,0 +1,1 @@
+"""How it runs: definitions, the command line, and the YAML that users write."""

@@ -31,9 +31,12 @@ def run(study: str) -> None:
 
     What is in the store already is not made again. A run that was killed goes on where it stopped.
     """
+    from transformers.utils.logging import disable_progress_bar
+
     from pipelines.runner import StudyFailed, run_study
     from sae_core.report import terminal_table
 
+    disable_progress_bar()  # of loading weights; the chain has its own
     try:
         outcome = run_study(study, echo=lambda line: click.echo(line, err=True))
     except (KeyError, ValueError, OSError, RuntimeError, StudyFailed) as error:

@@ -134,5 +134,6 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
 
 def _report_folder(instance: dg.DagsterInstance, study: StudyConfig) -> Path:
     event = instance.get_latest_materialization_event(StudyKeys(study.name).report)
-    assert event is not None and event.asset_materialization is not None
+    assert event is not None
+    assert event.asset_materialization is not None
     return Path(str(event.asset_materialization.metadata["path"].value))

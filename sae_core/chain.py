@@ -250,6 +250,7 @@ def make_explanations(
     progress: Progress = silent,
 ) -> Artifact:
     """What the features of one run respond to, in words, from each half of the held-out corpus."""
+
     def build(folder: Path) -> Mapping[str, Any]:
         from sae_core.corpus import open_contexts
         from sae_core.explanations import explain_run

@@ -143,8 +143,8 @@ class ActivationsConfig(Config):
     keep_special_tokens: bool = False
     max_norm_ratio: float | None = Field(default=10.0, gt=1)
     """Tokens with a norm above so many times the median are left out, and counted: attention sinks also appear
-    behind position 0, and a handful of them can hold half of the squared norm of all tokens. None keeps them. (Position 0 stays when
-    it is asked for.)"""
+    behind position 0, and a handful of them can hold half of the squared norm of all tokens. None keeps them.
+    (Position 0 stays when it is asked for.)"""
 
 
 class ModelConfig(LanguageModelConfig):
@@ -196,7 +196,9 @@ class TopKConfig(SaeConfig):
     @model_validator(mode="after")
     def _k_fits(self) -> "TopKConfig":
         if self.k >= self.d_sae:
-            raise ValueError(f"k must be smaller than d_sae: got k={self.k}, d_sae={self.d_sae}; lower k or raise d_sae")
+            raise ValueError(
+                f"k must be smaller than d_sae: got k={self.k}, d_sae={self.d_sae}; lower k or raise d_sae"
+            )
         return self
 
 
@@ -249,7 +251,8 @@ class TrainingConfig(Config):
             )
         if self.sparsity_warmup_steps > self.n_steps:
             raise ValueError(
-                f"sparsity_warmup_steps must not exceed n_steps={self.n_steps}: got {self.sparsity_warmup_steps}; lower it"
+                f"sparsity_warmup_steps must not exceed n_steps={self.n_steps}: "
+                f"got {self.sparsity_warmup_steps}; lower it"
             )
         return self
 
@@ -389,14 +392,17 @@ class StudyConfig(Config):
     def _distinct(self) -> "StudyConfig":
         if len(set(self.seeds)) < 2:
             raise ValueError(
-                f"consistency needs at least two different seeds: got seeds={self.seeds}; add one, for example [0, 1, 2]"
+                f"consistency needs at least two different seeds: got seeds={self.seeds}; add one, as in [0, 1, 2]"
             )
-        for what, keys in (("seeds", self.seeds), ("variants", [variant.key for variant in self.variants])):
-            twice = sorted({str(key) for key in keys if keys.count(key) > 1})
+        names = {"seeds": [str(seed) for seed in self.seeds], "variants": [variant.key for variant in self.variants]}
+        for what, keys in names.items():
+            twice = sorted({key for key in keys if keys.count(key) > 1})
             if twice:
                 raise ValueError(f"{what} must differ: {', '.join(twice)} given more than once; remove the copy")
         if self.name in ("model", "activations"):
-            raise ValueError(f"a study cannot be called {self.name!r}, which is the first part of other asset keys; rename it")
+            raise ValueError(
+                f"a study cannot be called {self.name!r}, which is the first part of other asset keys; rename it"
+            )
         if not self.vary:
             raise ValueError("vary must name what a seed changes: got nothing; write [init], [order] or [init, order]")
         return self
@@ -427,6 +433,6 @@ class RunSeeds(Config):
 
 
 class Result(BaseModel):
-    """A frozen set of numbers that a stage found, written as JSON; ``allow_inf_nan`` is off: a missing value is None."""
+    """A frozen set of numbers that a stage found, written as JSON; a missing value is None, never NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)

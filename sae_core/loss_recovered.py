@@ -121,7 +121,7 @@ def loss_recovered(
     """The model's loss with an SAE's reconstructions in place of the activations."""
 
     def reconstruct(x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
-        return sae(x.to(sae.W_dec.device, torch.float32)).to(x.device)
+        return sae.decode(sae.encode(x.to(sae.W_dec.device, torch.float32))).to(x.device)
 
     patched = _mean_loss(model, reference, reconstruct, "loss with reconstructions", progress)
     return LossRecovered(
@@ -131,26 +131,41 @@ def loss_recovered(
 
 @torch.no_grad()
 def _mean_loss(
-    model: PatchableModel, contexts: ReferenceLosses, change: Callable[[Tensor], Tensor] | None, title: str, progress: Progress
+    model: PatchableModel,
+    contexts: ReferenceLosses,
+    change: Callable[[Tensor], Tensor] | None,
+    title: str,
+    progress: Progress,
 ) -> float:
     """Mean loss with ``change`` (rows to rows) at the positions that SAEs are trained on; None changes nothing."""
     total, n_contexts = 0.0, len(contexts.token_ids)
     for first in range(0, n_contexts, _BATCH_CONTEXTS):
         batch = slice(first, first + _BATCH_CONTEXTS)
-        tokens, kept = torch.from_numpy(contexts.token_ids[batch]), torch.from_numpy(contexts.kept[batch])
-
-        def replace(x: Tensor, kept: Tensor = kept) -> Tensor:
-            here = kept.to(x.device)
-            if contexts.max_norm is not None:
-                here = here & (x.norm(dim=-1) <= contexts.max_norm)
-            x = x.clone()
-            x[here] = change(x[here]).to(x.dtype)
-            return x
-
-        losses = model.token_losses(tokens, *((contexts.hook, replace) if change else ()))
+        tokens = torch.from_numpy(contexts.token_ids[batch])
+        if change is None:
+            losses = model.token_losses(tokens)
+        else:
+            patch = _patch(change, torch.from_numpy(contexts.kept[batch]), contexts.max_norm)
+            losses = model.token_losses(tokens, contexts.hook, patch)
         total += float(losses.double().sum())
         progress(min(first + _BATCH_CONTEXTS, n_contexts), n_contexts, title)
     return total / contexts.n_tokens
+
+
+def _patch(
+    change: Callable[[Tensor], Tensor], kept: Bool[Tensor, "b l"], max_norm: float | None
+) -> Callable[[Tensor], Tensor]:
+    """``change`` applied to the kept positions of a hook's output whose norm is not too large."""
+
+    def patch(x: Tensor) -> Tensor:
+        here = kept.to(x.device)
+        if max_norm is not None:
+            here = here & (x.norm(dim=-1) <= max_norm)
+        x = x.clone()
+        x[here] = change(x[here]).to(x.dtype)
+        return x
+
+    return patch
 
 
 def write_reference(folder: Path, reference: ReferenceLosses) -> dict[str, Any]:
@@ -158,7 +173,9 @@ def write_reference(folder: Path, reference: ReferenceLosses) -> dict[str, Any]:
     arrays = {"token_ids": reference.token_ids, "kept": reference.kept}
     numbers = {name: getattr(reference, name) for name in _NUMBERS}
     part = folder / (_FILE + ".part")
-    save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, part, {"json": json.dumps(numbers)})
+    save_file(
+        {name: np.ascontiguousarray(value) for name, value in arrays.items()}, part, {"json": json.dumps(numbers)}
+    )
     os.replace(part, folder / _FILE)
     return {"n_contexts": len(reference.token_ids), "n_tokens": reference.n_tokens, **numbers}
 

@@ -20,7 +20,9 @@ def preflight_study(study: StudyConfig, model: ModelConfig, store: ArtifactStore
     preflight(model, [study.hook], store)
     resolve_device(study.training.device)
     if next(iter(load_documents(model.corpus.source)), None) is None:
-        raise ValueError(f"the corpus of model {model.name} is empty: expected documents with text; check corpus.source")
+        raise ValueError(
+            f"the corpus of model {model.name} is empty: expected documents with text; check corpus.source"
+        )
     available = model.corpus.n_tokens
     if available is not None and available * (1 - model.corpus.held_out_fraction) < study.training.batch_size:
         raise ValueError(

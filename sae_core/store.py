@@ -34,7 +34,17 @@ MANIFEST = "_manifest.json"
 FORMAT_VERSION = 1
 """Version of the manifest and of the artifact layouts; an artifact of a newer version is refused."""
 
-_REPORTED_PACKAGES = ("torch", "transformers", "datasets", "dagster", "pyarrow", "numpy", "scipy", "numba", "safetensors")
+_REPORTED_PACKAGES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "dagster",
+    "pyarrow",
+    "numpy",
+    "scipy",
+    "numba",
+    "safetensors",
+)
 
 
 class StoreError(RuntimeError):
@@ -93,6 +103,7 @@ class Artifact:
         return self.manifest.summary
 
     def entry(self) -> UpstreamEntry:
+        """How the manifests of other artifacts refer to this one."""
         return UpstreamEntry(kind=self.manifest.kind, fingerprint=self.manifest.fingerprint, content=self.content)
 
     def __repr__(self) -> str:
@@ -176,7 +187,9 @@ class ArtifactStore:
             scratch = Path(self.root.path) / ".staging" if self.is_local else Path.home() / ".cache" / "sae-concord"
         self.scratch = Path(scratch)
 
-    def fingerprint(self, kind: str, code_version: str, inputs: Mapping[str, Any], upstream: Mapping[str, Artifact]) -> str:
+    def fingerprint(
+        self, kind: str, code_version: str, inputs: Mapping[str, Any], upstream: Mapping[str, Artifact]
+    ) -> str:
         """32 hex digits that name an artifact before it is made."""
         contents = {name: artifact.content for name, artifact in upstream.items()}
         return digest_json({"kind": kind, "code": code_version, "inputs": inputs, "upstream": contents})[:32]
@@ -192,7 +205,9 @@ class ArtifactStore:
             text = (folder / MANIFEST).read_text()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Artifact(self._local(folder, kind, fingerprint), str(folder), _read_manifest(text, str(folder)), cache_hit=True)
+        return Artifact(
+            self._local(folder, kind, fingerprint), str(folder), _read_manifest(text, str(folder)), cache_hit=True
+        )
 
     def open(self, url: str | Path, content: str | None = None) -> Artifact:
         """The artifact in a folder of this store, refused unless it has the content digest that is expected.
@@ -270,7 +285,9 @@ class ArtifactStore:
             self._commit(staging, kind, fingerprint, manifest)
         artifact = self.get(kind, fingerprint)
         if artifact is None:
-            raise StoreError(f"{kind}/{fingerprint} vanished right after it was committed: is something cleaning {self.root}?")
+            raise StoreError(
+                f"{kind}/{fingerprint} vanished right after it was committed: is something cleaning {self.root}?"
+            )
         artifact.cache_hit = False
         return artifact
 
@@ -336,7 +353,9 @@ def _read_manifest(text: str, where: str) -> Manifest:
     try:
         version = json.loads(text)["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{where}/{MANIFEST} is not a manifest ({error}); delete the folder and materialize again") from error
+        raise StoreError(
+            f"{where}/{MANIFEST} is not a manifest ({error}); delete the folder and materialize again"
+        ) from error
     if version > FORMAT_VERSION:
         raise StoreError(
             f"{where} has format version {version}, this version of sae-concord reads up to {FORMAT_VERSION}; "

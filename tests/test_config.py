@@ -47,10 +47,22 @@ def test_only_what_a_study_varies_changes_with_its_seed():
         ({"seeds": [-1, 2]}, "greater than or equal to 0"),
         ({"variants": []}, "at least 1 item"),
         ({"variants": STUDY["variants"] * 2}, "variants must differ: topk-d16-k2 given more than once"),
-        ({"variants": [{"architecture": "topk", "d_sae": 16, "k": 16}]}, "k must be smaller than d_sae: got k=16, d_sae=16"),
-        ({"variants": [{"architecture": "topk", "d_sae": 1, "k": 1}]}, "d_sae\n  Input should be greater than or equal to 2"),
-        ({"variants": [{"architecture": "topk", "d_sae": 16, "k": 0}]}, "k\n  Input should be greater than or equal to 1"),
-        ({"variants": [{"architecture": "vanilla", "d_sae": 16}]}, "does not match any of the expected tags: 'topk', 'standard'"),
+        (
+            {"variants": [{"architecture": "topk", "d_sae": 16, "k": 16}]},
+            "k must be smaller than d_sae: got k=16, d_sae=16",
+        ),
+        (
+            {"variants": [{"architecture": "topk", "d_sae": 1, "k": 1}]},
+            "d_sae\n  Input should be greater than or equal to 2",
+        ),
+        (
+            {"variants": [{"architecture": "topk", "d_sae": 16, "k": 0}]},
+            "k\n  Input should be greater than or equal to 1",
+        ),
+        (
+            {"variants": [{"architecture": "vanilla", "d_sae": 16}]},
+            "does not match any of the expected tags: 'topk', 'standard'",
+        ),
         ({"variants": [{"architecture": "standard", "d_sae": 16, "l1_coefficient": 0}]}, "greater than 0"),
         ({"vary": []}, "vary must name what a seed changes"),
         ({"vary": ["weather"]}, "Input should be 'init' or 'order'"),

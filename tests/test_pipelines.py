@@ -52,6 +52,9 @@ def world(tmp_path):
     """A model, a corpus, a store and a Dagster instance of their own."""
 
     class World:
+        def __init__(self):
+            self.lines = []
+
         model = ModelConfig.model_validate(
             {
                 "name": "tiny-llama",
@@ -65,7 +68,6 @@ def world(tmp_path):
                 "activations": {"shard_tokens": 2048},
             }
         )
-        lines: list[str] = []
 
         def definitions(self, study):
             return dg.Definitions.merge(
@@ -192,7 +194,9 @@ def test_a_failed_step_says_what_was_expected_and_keeps_what_was_made(world):
 
 def test_a_study_of_a_model_or_hook_that_no_file_defines_is_refused(world):
     world, _ = world
-    with pytest.raises(ValueError, match=r"there is no model 'gpt-5'; the model files define tiny-llama; add pipelines"):
+    with pytest.raises(
+        ValueError, match=r"there is no model 'gpt-5'; the model files define tiny-llama; add pipelines"
+    ):
         model_of(study_config(model="gpt-5"), [world.model])
     with pytest.raises(ValueError, match=r"has no hook 'model.layers.2'; its file names model.layers.1; add the hook"):
         model_of(study_config(hook="model.layers.2"), [world.model])

@@ -1,0 +1,1 @@
+"""The models and studies: the YAML that users write."""
