@@ -31,7 +31,7 @@ test: .venv/.installed-dev  ## the test suite, without what is marked slow
 test-all: .venv/.installed-dev  ## every test
 	$(BIN)/python -m pytest -m "slow or not slow"
 
-check: .venv/.installed-dev  ## lint, format, types, import contracts, YAML files
+check: .venv/.installed-dev $(DAGSTER_HOME)/dagster.yaml  ## lint, format, types, import contracts, YAML files
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -1,6 +1,7 @@
 """The chain in Dagster, end to end, on a tiny random language model."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -204,7 +205,8 @@ def test_a_study_of_a_model_or_hook_that_no_file_defines_is_refused(world):
 
 def _validate(folder):
     command = [str(Path(sys.executable).parent / "dagster"), "definitions", "validate", "-w", "workspace.yaml"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "DAGSTER_HOME"}
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
 
 
 def test_the_workspace_file_is_the_one_that_is_read(tmp_path):
