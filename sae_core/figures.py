@@ -207,9 +207,14 @@ def curves_panel(
             axes.plot(curve.x, curve.y, color=colour, marker=marker, label=label, linewidth=1.5 if markers else 1.1)
         if log_x:
             axes.set_xscale("log")
-            axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
+            low, high = axes.get_xlim()
+            if high < 50 * low:  # powers of ten alone would leave a single tick
+                axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            else:
+                axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
+                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value)))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value)))
         else:
             axes.xaxis.set_major_locator(MaxNLocator(6))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))

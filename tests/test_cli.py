@@ -20,7 +20,7 @@ def test_help_shows_an_example(concord):
 
 def test_list_names_every_study_with_its_variants(concord):
     output = concord("list").output
-    assert "quickstart: smollm2-135m at model.layers.9; topk-d2048-k32" in output
+    assert "quickstart: smollm2-135m at model.layers.9; topk-d1024-k16" in output
     assert {line.split(":")[0] for line in output.splitlines()} == {"quickstart", "smoke", "pythia-160m"}
 
 
