@@ -13,7 +13,6 @@ export DAGSTER_HOME ?= $(CURDIR)/.concord/dagster
 # Waiting threads of torch and numba would fight for the cores.
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
-export PYTHONWARNINGS ?= ignore::UserWarning:torch
 
 .PHONY: help quickstart smoke test test-all check format ui clean
 help:  ## this list

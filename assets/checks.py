@@ -91,7 +91,8 @@ def consistency_checks(key: dg.AssetKey, consistency: Artifact, limits: ChecksCo
             ("certified", summary["certified"], {}),
             (
                 "above_null",
-                kappa >= limits.min_kappa,
+                # None: the null leaves no room above it, so nothing can be said to agree beyond chance.
+                kappa is not None and kappa >= limits.min_kappa,
                 {"kappa_sign_flip": kappa, "expected_at_least": limits.min_kappa},
             ),
         ],

@@ -95,7 +95,7 @@ class _LogProgress:
 
     def __call__(self, done: int, total: int, text: str) -> None:
         now = time.monotonic()
-        if now - self.last >= _LOG_EVERY_S:
+        if now - self.last >= _LOG_EVERY_S or done == 0:
             self.last = now
             self.context.log.info(f"{done:,} of {total:,} ({done / max(total, 1):.0%}): {text}")
 
@@ -112,7 +112,7 @@ class TerminalProgress:
         """Show that ``done`` of ``total`` is done."""
         if not self.is_terminal:
             now = time.monotonic()
-            if now - self.last >= _LOG_EVERY_S or done == total:
+            if now - self.last >= _LOG_EVERY_S or done in (0, total):
                 self.last = now
                 print(f"  {self.title}: {done / max(total, 1):4.0%}  {text}", file=sys.stderr, flush=True)
             return

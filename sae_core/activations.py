@@ -95,7 +95,9 @@ def extract(
     written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
     require_free_space(folder, max(0, needed.n_bytes - written), f"extracting {hook}")
     n_tokens = needed.n_train_tokens + needed.n_held_out_tokens
-    meter = _Meter(n_tokens, progress or silent)
+    progress = progress or silent
+    progress(0, n_tokens, f"{n_tokens:,} tokens of width {d_in}, {needed.n_bytes / 1e9:.2f} GB of shards")
+    meter = _Meter(n_tokens, progress)
     reader = _Reader(model, hook, config)
     max_norm = reader.limit(plans["train"])
     entries = {name: _write_split(folder / name, reader, plan, max_norm, meter) for name, plan in plans.items()}

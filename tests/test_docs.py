@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import yaml
+
+from sae_core.config import StudyConfig
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -28,6 +33,14 @@ def test_files_that_the_documentation_links_exist():
     for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
             assert (page.parent / target).exists(), f"{page.name} links {target}"
+
+
+def test_the_studies_in_the_readme_are_valid():
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    study, explanations = (yaml.safe_load(block) for block in blocks)
+    assert study["type"] == "assets.components.Study"
+    config = StudyConfig.model_validate(study["attributes"] | explanations)
+    assert config.explanations.explainer.kind == "local"
 
 
 def test_no_file_names_a_package_registry():
@@ -59,3 +72,11 @@ def test_no_module_of_the_science_imports_the_orchestrator():
 def test_the_definitions_load_without_importing_torch():
     code = "import sys, pipelines.definitions as d; d.defs(); assert 'torch' not in sys.modules, 'torch was imported'"
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.slow
+def test_the_example_runs_and_its_seeds_agree_more_than_chance():
+    command = [sys.executable, "-W", "ignore", str(ROOT / "examples" / "two_seeds.py")]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    value, truth, chance = (float(line.split()[-1]) for line in output.splitlines())
+    assert min(value, truth) > chance + 0.2

@@ -1,0 +1,84 @@
+"""Asset checks: what fails, and whether it blocks what lies downstream."""
+
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+
+from assets import checks
+from sae_core.config import ChecksConfig, StandardConfig, TopKConfig
+
+KEY = dg.AssetKey("x")
+LIMITS = ChecksConfig()
+
+
+def artifact(**summary):
+    return SimpleNamespace(summary=summary, manifest=SimpleNamespace(files={}), path=None)
+
+
+def outcome(results):
+    return {result.check_name: result.passed for result in results}
+
+
+def evaluation(**changes):
+    return artifact(**({"l0": 16.0, "fve": 0.8, "dead_fraction": 0.1} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "failed"),
+    [({}, set()), ({"fve": 0.69}, {"fve"}), ({"dead_fraction": 0.6}, {"alive"}), ({"l0": 25.0}, {"l0_on_target"})],
+)
+def test_a_poor_sae_warns_and_does_not_block(changes, failed):
+    results = checks.sae_checks(KEY, artifact(), evaluation(**changes), TopKConfig(d_sae=64, k=16), LIMITS)
+    assert {name for name, passed in outcome(results).items() if not passed} == failed
+    assert {r.severity for r in results if not r.passed} <= {dg.AssetCheckSeverity.WARN}
+
+
+def test_an_sae_without_a_target_l0_is_not_judged_by_it():
+    variant = StandardConfig(d_sae=64, l1_coefficient=1.0)
+    assert outcome(checks.sae_checks(KEY, artifact(), evaluation(l0=1.0), variant, LIMITS))["l0_on_target"]
+
+
+@pytest.mark.parametrize(("kappa", "passed"), [(0.3, True), (0.01, False), (-0.1, False), (None, False)])
+def test_agreement_at_chance_is_a_warning(kappa, passed):
+    summary = {"pw_mcc": 0.3, "kappa_sign_flip": kappa, "certified": True}
+    assert outcome(checks.consistency_checks(KEY, artifact(**summary), LIMITS))["above_null"] == passed
+
+
+def test_a_matching_that_is_not_proven_blocks():
+    summary = {"pw_mcc": 0.3, "kappa_sign_flip": 0.2, "certified": False}
+    (failed,) = [r for r in checks.consistency_checks(KEY, artifact(**summary), LIMITS) if not r.passed]
+    assert (failed.check_name, failed.severity) == ("certified", dg.AssetCheckSeverity.ERROR)
+
+
+def test_a_file_that_is_missing_or_cut_short_blocks(store):
+    made = store.get_or_build(
+        "thing", lambda folder: (folder / "a").write_text("hello") and {}, code_version="1", inputs={}
+    )
+    assert outcome(checks.activation_checks(KEY, made)) == {"verified": True}
+    (made.path / "a").write_text("hel")
+    (result,) = checks.activation_checks(KEY, made)
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
+
+
+def test_many_missing_explanations_warn():
+    few = artifact(n_missing=10, n_features=100)
+    many = artifact(n_missing=150, n_features=100)
+    assert outcome(checks.explanation_checks(KEY, few, LIMITS)) == {"explained": True}
+    assert outcome(checks.explanation_checks(KEY, many, LIMITS)) == {"explained": False}
+    assert outcome(checks.similarity_checks(KEY, artifact(n_used=10, n_matched=100), LIMITS)) == {"explained": False}
+
+
+def test_every_check_that_is_declared_is_made_and_the_other_way_round():
+    made = {
+        "activation_checks": checks.activation_checks(KEY, artifact()),
+        "sae_checks": checks.sae_checks(KEY, artifact(), evaluation(), TopKConfig(d_sae=64, k=16), LIMITS),
+        "consistency_checks": checks.consistency_checks(
+            KEY, artifact(pw_mcc=0.3, kappa_sign_flip=0.2, certified=True), LIMITS
+        ),
+        "explanation_checks": checks.explanation_checks(KEY, artifact(n_missing=0, n_features=1), LIMITS),
+        "similarity_checks": checks.similarity_checks(KEY, artifact(n_used=1, n_matched=1), LIMITS),
+    }
+    for name, results in made.items():
+        declared = checks.check_specs(KEY, getattr(checks, name))
+        assert [spec.name for spec in declared] == [result.check_name for result in results]
