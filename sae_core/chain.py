@@ -255,6 +255,7 @@ def make_explanations(
         from sae_core.corpus import open_contexts
         from sae_core.explanations import explain_run
         from sae_core.formats import load_sae
+        from sae_core.language_models import load_language_model
         from sae_core.shards import open_shards
 
         return explain_run(
@@ -265,7 +266,7 @@ def make_explanations(
             _language_model(store, model, upstream["activations"].manifest.inputs["model"]),
             config,
             progress,
-            load_model=lambda explainer: _load(explainer.model_dump_json(), str(store.root)),
+            load_model=lambda explainer: load_language_model(explainer, store),
         )
 
     return store.get_or_build(
@@ -362,7 +363,7 @@ def make_report(
 
 def _language_model(store: ArtifactStore, config: LanguageModelConfig, digest: str) -> Any:
     """The language model, refused unless it is the one that the upstream artifacts were made with."""
-    model = _load(config.model_dump_json(include=set(LanguageModelConfig.model_fields)), str(store.root))
+    model = _load(config.model_dump_json(include=set(LanguageModelConfig.model_fields)), str(store.root), digest)
     if model.digest != digest:
         _load.cache_clear()
         raise RuntimeError(
@@ -373,7 +374,8 @@ def _language_model(store: ArtifactStore, config: LanguageModelConfig, digest: s
 
 
 @lru_cache(maxsize=1)
-def _load(config: str, root: str) -> Any:
+def _load(config: str, root: str, digest: str) -> Any:
+    """One model stays in memory between stages; ``digest`` keeps it from outliving a change of its files."""
     from sae_core.language_models import load_language_model
 
     return load_language_model(LanguageModelConfig.model_validate_json(config), ArtifactStore(root))
