@@ -23,7 +23,7 @@ def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
         deps=[source],
         partitions_def=study_partitions(study).runs,
         group_name="saes",
-        code_version=f"{CODE_VERSION['sae']}.{CODE_VERSION['evaluation']}.{settings}",
+        code_version=".".join([CODE_VERSION[stage] for stage in ("sae", "reference_losses", "evaluation")] + [settings]),
         kinds={"pytorch"},
         tags={"study": study.name},
         description=f"SAEs of study {study.name}: {len(study.variants)} variants, {len(study.seeds)} seeds.",

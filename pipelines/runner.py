@@ -1,11 +1,14 @@
 """Run a study from the shell: the same assets, partitions and history as in the UI, in this process."""
 
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
+import psutil
 
 from assets.keys import StudyKeys, activations_key, observe_job_name
 from assets.partitions import run_key
@@ -16,6 +19,7 @@ from sae_core.preflight import preflight_study
 from sae_core.store import ArtifactStore
 
 # Dagster's own log lines would bury the progress; warnings and errors come through.
+_PROCESS_TAG = "sae_concord/process"
 _QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 
@@ -91,6 +95,7 @@ def materialize_chain(
         StudyFailed: if a step failed.
     """
     start, hits, chain = time.monotonic(), 0, list(steps(study, model))
+    _close_killed_runs(instance)
     _observe(definitions, instance, model)
     job = definitions.resolve_implicit_global_asset_job_def()
     for number, step in enumerate(chain, 1):
@@ -100,6 +105,20 @@ def materialize_chain(
         took = "cached" if hit else f"{time.monotonic() - begin:.0f} s"
         echo(f"[{number:2d}/{len(chain)}] {step.title}: {took}")
     return Outcome(_report_folder(instance, study), len(chain), hits, time.monotonic() - start)
+
+
+def _process(pid: int) -> str:
+    return f"{platform.node()}:{pid}"
+
+
+def _close_killed_runs(instance: dg.DagsterInstance) -> None:
+    """Mark runs as failed whose process on this machine is gone: nobody else would, and the UI would show them
+    as running for good.
+    """
+    for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
+        host, _, pid = run.tags.get(_PROCESS_TAG, "").rpartition(":")
+        if host == platform.node() and not psutil.pid_exists(int(pid)):
+            instance.report_run_failed(run, "its process was killed; `concord run` goes on where it stopped")
 
 
 def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, model: ModelConfig) -> None:
@@ -114,7 +133,7 @@ def _materialize(job: dg.JobDefinition, instance: dg.DagsterInstance, step: Step
         partition_key=step.partition,
         run_config=_QUIET,
         raise_on_error=False,
-        tags={"launched_by": "concord run"},
+        tags={_PROCESS_TAG: _process(os.getpid())},
     )
     if not result.success:
         raise StudyFailed(f"{step.title} failed: {_reason(result)}")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from assets.components import model_definitions, model_of, study_definitions
 from assets.keys import StudyKeys, activations_key
 from assets.partitions import run_key
 from assets.recording import StoreResource
+from pipelines import runner
 from pipelines.runner import StudyFailed, materialize_chain, steps
 from sae_core.config import ModelConfig, StudyConfig
 from tests.tiny import make_corpus, make_model
@@ -191,6 +193,22 @@ def test_a_failed_step_says_what_was_expected_and_keeps_what_was_made(world):
     with pytest.raises(StudyFailed, match=r"SAE topk-d48-k4, seed 0 failed: .*batch_size"):
         world.run(bad, instance)
     assert world.made() == []
+
+
+def test_runs_whose_process_was_killed_are_closed_and_those_of_living_processes_are_not(world):
+    world, instance = world
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    runs = {}
+    for name, process in {"killed": f"{platform.node()}:{gone.pid}", "alive": runner._process(os.getpid())}.items():
+        runs[name] = instance.create_run_for_job(
+            world.definitions(study_config()).resolve_implicit_global_asset_job_def(),
+            status=dg.DagsterRunStatus.STARTED,
+            tags={runner._PROCESS_TAG: process},
+        ).run_id
+    runner._close_killed_runs(instance)
+    status = {name: instance.get_run_by_id(run_id).status for name, run_id in runs.items()}
+    assert status == {"killed": dg.DagsterRunStatus.FAILURE, "alive": dg.DagsterRunStatus.STARTED}
 
 
 def test_a_study_of_a_model_or_hook_that_no_file_defines_is_refused(world):
