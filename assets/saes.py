@@ -17,13 +17,14 @@ def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
     """``<study>/sae`` [variant x seed]: the SAE, and what it is worth on held-out tokens."""
     keys, source = StudyKeys(study.name), activations_key(study.model, study.hook)
     settings = digest_json(study.model_dump(mode="json", include={"training", "evaluation", "vary"}))[:8]
+    code = ".".join(CODE_VERSION[stage] for stage in ("sae", "reference_losses", "evaluation"))
 
     @dg.asset(
         key=keys.sae,
         deps=[source],
         partitions_def=study_partitions(study).runs,
         group_name="saes",
-        code_version=".".join([CODE_VERSION[stage] for stage in ("sae", "reference_losses", "evaluation")] + [settings]),
+        code_version=f"{code}.{settings}",
         kinds={"pytorch"},
         tags={"study": study.name},
         description=f"SAEs of study {study.name}: {len(study.variants)} variants, {len(study.seeds)} seeds.",
