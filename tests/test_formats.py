@@ -1,6 +1,10 @@
 """SAEs in files: what goes out comes back, and what cannot be kept exactly is refused."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,14 +144,44 @@ def test_a_folder_that_holds_no_sae_is_refused(tmp_path):
         load_sae(tmp_path, format="onnx")
 
 
+THEIRS = """
+import sys, torch
+from sae_lens import SAE
+folder = sys.argv[1]
+x = torch.load(folder + "/x.pt")
+sae = SAE.load_from_disk(folder + "/ours", device="cpu")
+torch.save({"codes": sae.encode(x).detach(), "x_hat": sae(x).detach()}, folder + "/theirs.pt")
+sae.save_model(folder + "/theirs")
+"""
+
+
+@pytest.fixture(scope="module")
+def saelens_python():
+    """A Python with SAELens, in an environment of its own: it pins what we do not. Installed on the first run.
+
+    ``SAE_LENS_PYTHON`` names one that is there already.
+    """
+    if python := os.environ.get("SAE_LENS_PYTHON"):
+        return python
+    folder = Path(__file__).resolve().parent.parent / ".concord" / "peers" / "sae_lens"
+    python = folder / "bin" / "python"
+    if not (folder / "installed").exists():
+        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+        for package in ("torch==2.13.0", "sae-lens==6.54.12"):
+            subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
+        (folder / "installed").touch()
+    return str(python)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.architecture)
-def test_saelens_computes_the_same_features(tmp_path, x, variant):
-    sae_lens = pytest.importorskip("sae_lens")
+def test_saelens_computes_the_same_features(tmp_path, x, variant, saelens_python):
     sae = random_sae(variant)
     save_sae(sae, tmp_path / "ours", {"model_name": "tiny"})
-    theirs = sae_lens.SAE.load_from_disk(tmp_path / "ours", device="cpu")
-    assert torch.allclose(theirs.encode(x), sae.encode(x), atol=1e-5)
-    assert torch.allclose(theirs(x), sae(x), atol=1e-5)
-    theirs.save_model(tmp_path / "theirs")
+    torch.save(x, tmp_path / "x.pt")
+    subprocess.run([saelens_python, "-W", "ignore", "-c", THEIRS, str(tmp_path)], check=True)
+    theirs = torch.load(tmp_path / "theirs.pt")
+    assert torch.allclose(theirs["codes"], sae.encode(x), atol=1e-5)
+    assert torch.allclose(theirs["x_hat"], sae(x), atol=1e-5)
     assert torch.equal(load_sae(tmp_path / "theirs").encode(x), sae.encode(x))
