@@ -94,7 +94,10 @@ def model_definitions(config: ModelConfig) -> dg.Definitions:
         description=f"Look at {config.name} for new weights.",
     )
     return dg.Definitions(
-        assets=[model_asset(config), *(activations_asset(config, hook) for hook in config.hooks)], jobs=[observe]
+        assets=[model_asset(config), *(activations_asset(config, hook) for hook in config.hooks)],
+        jobs=[observe],
+        # Off until it is switched on in the UI: a laptop need not look every hour.
+        schedules=[dg.ScheduleDefinition(job=observe, cron_schedule=config.observe_cron)],
     )
 
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-GROUPS = ("models", "activations", "saes", "consistency", "explanations", "similarity", "reports")
-
 
 def model_key(model: str) -> dg.AssetKey:
     """``model/<name>``."""

@@ -155,7 +155,7 @@ class ModelConfig(LanguageModelConfig):
     """Module paths as in ``model.named_modules()``, for example ``model.layers.14``: the output of that module."""
     activations: ActivationsConfig = ActivationsConfig()
     observe_cron: str = "0 * * * *"
-    """When the model is looked at for new weights (cron)."""
+    """When the schedule ``observe_<name>`` looks for new weights (cron), once it is switched on in the UI."""
 
 
 # --- sparse autoencoders ----------------------------------------------------------------------------------------

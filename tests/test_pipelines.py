@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from assets.components import model_definitions, model_of, study_definitions
-from assets.keys import StudyKeys, activations_key
+from assets.keys import StudyKeys, activations_key, model_key
 from assets.partitions import run_key
 from assets.recording import StoreResource
 from pipelines import runner
@@ -209,6 +209,19 @@ def test_runs_whose_process_was_killed_are_closed_and_those_of_living_processes_
     runner._close_killed_runs(instance)
     status = {name: instance.get_run_by_id(run_id).status for name, run_id in runs.items()}
     assert status == {"killed": dg.DagsterRunStatus.FAILURE, "alive": dg.DagsterRunStatus.STARTED}
+
+
+def test_every_model_has_a_job_and_a_schedule_that_look_for_new_weights(world):
+    world, instance = world
+    definitions = world.definitions(study_config())
+    assert definitions.resolve_schedule_def("observe_tiny_llama_schedule").cron_schedule == "0 * * * *"
+    versions = []
+    for seed in (0, 0, 1):
+        make_model(Path(world.model.source.path), seed=seed)
+        definitions.resolve_job_def("observe_tiny_llama").execute_in_process(instance=instance)
+        record = instance.get_latest_data_version_record(model_key("tiny-llama"), True)
+        versions.append(record.asset_observation.tags["dagster/data_version"])
+    assert versions[0] == versions[1] != versions[2]
 
 
 def test_a_study_of_a_model_or_hook_that_no_file_defines_is_refused(world):
