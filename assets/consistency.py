@@ -29,7 +29,10 @@ def consistency_asset(study: StudyConfig) -> dg.AssetsDefinition:
     )
     def consistency(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         opened, variant = store.open(), context.partition_key
-        runs = {f"seed {seed}": upstream(context, opened, keys.sae, run_key(variant, seed)) for seed in study.seeds}
+        runs = {
+            name: upstream(context, opened, keys.sae, run_key(variant, seed))
+            for name, seed in study.run_names().items()
+        }
         made = make_consistency(opened, runs, study.consistency, progress_of(context, f"consistency of {variant}"))
         return record(
             {"consistency": made},

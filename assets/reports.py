@@ -38,8 +38,8 @@ def _of_variant(
 ) -> dict[str, Artifact]:
     keys = StudyKeys(study.name)
     found = upstream(context, store, keys.consistency, variant) | upstream(context, store, keys.similarity, variant)
-    for seed in study.seeds:
+    for run_name, seed in study.run_names().items():
         run = upstream(context, store, keys.sae, run_key(variant, seed))
         run |= upstream(context, store, keys.explanations, run_key(variant, seed))
-        found |= {f"{name} seed {seed}": artifact for name, artifact in run.items()}
+        found |= {f"{name} {run_name}": artifact for name, artifact in run.items()}
     return found

@@ -30,8 +30,8 @@ def similarity_asset(study: StudyConfig) -> dg.AssetsDefinition:
     def explanation_similarity(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         opened, variant = store.open(), context.partition_key
         explained = {
-            f"seed {seed}": upstream(context, opened, keys.explanations, run_key(variant, seed))["explanations"]
-            for seed in study.seeds
+            name: upstream(context, opened, keys.explanations, run_key(variant, seed))["explanations"]
+            for name, seed in study.run_names().items()
         }
         matched = upstream(context, opened, keys.consistency, variant)["consistency"]
         made = make_similarity(

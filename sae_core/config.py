@@ -418,6 +418,10 @@ class StudyConfig(Config):
                 return variant
         raise KeyError(f"study {self.name} has no variant {key!r}; it has {', '.join(v.key for v in self.variants)}")
 
+    def run_names(self) -> dict[str, int]:
+        """Names of the runs of a variant, as they stand in every table, and their seeds: ``{"seed 0": 0}``."""
+        return {f"seed {seed}": seed for seed in self.seeds}
+
     def run_seeds(self, seed: int) -> "RunSeeds":
         """The named seeds of the run with this study seed."""
         return RunSeeds(init_seed=seed if "init" in self.vary else 0, order_seed=seed if "order" in self.vary else 0)

@@ -6,7 +6,6 @@ point is a module path as in ``model.named_modules()``, and means the output of 
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sae_core import hooks
 from sae_core.config import LanguageModelConfig
+from sae_core.devices import resolve_device
 from sae_core.model_sources import load_pretrained, model_digest, skeleton
 from sae_core.store import ArtifactStore
 
@@ -51,17 +51,6 @@ def preflight(config: LanguageModelConfig, hooks_wanted: Sequence[str], store: A
     model = skeleton(config.source, store)
     for hook in hooks_wanted:
         hooks.check_hook(model, hook)
-
-
-def resolve_device(device: Literal["auto", "cpu", "cuda"]) -> torch.device:
-    """The device to compute on; ``auto`` takes a GPU where there is one.
-
-    Raises:
-        ValueError: if ``cuda`` is asked for and there is none.
-    """
-    if device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is cuda, but torch finds no CUDA device here; set device to auto or cpu")
-    return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
 class LanguageModel:

@@ -14,15 +14,13 @@ def preflight_study(study: StudyConfig, model: ModelConfig, store: ArtifactStore
             what to do.
     """
     from sae_core.corpus import load_documents
+    from sae_core.devices import resolve_device
     from sae_core.embeddings import embedder_location
-    from sae_core.language_models import preflight, resolve_device
+    from sae_core.language_models import preflight
 
     preflight(model, [study.hook], store)
     resolve_device(study.training.device)
-    if next(iter(load_documents(model.corpus.source)), None) is None:
-        raise ValueError(
-            f"the corpus of model {model.name} is empty: expected documents with text; check corpus.source"
-        )
+    load_documents(model.corpus.source)  # refuses a corpus that is missing, empty, or without its column
     available = model.corpus.n_tokens
     if available is not None and available * (1 - model.corpus.held_out_fraction) < study.training.batch_size:
         raise ValueError(

@@ -102,7 +102,7 @@ def read_variant(study: StudyConfig, key: str, artifacts: Mapping[str, Artifact]
     Raises:
         KeyError: if an artifact is missing; the message names it.
     """
-    names = [f"seed {seed}" for seed in study.seeds]
+    names = list(study.run_names())
     needed = ["consistency", "explanation_similarity", *(f"{kind} {name}" for name in names for kind in _PER_RUN)]
     missing = [name for name in needed if name not in artifacts]
     if missing:

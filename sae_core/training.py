@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sae_core.architectures import Sae, build
 from sae_core.config import RunSeeds, SaeConfig, TrainingConfig
+from sae_core.devices import resolve_device
 from sae_core.formats import save_sae
 from sae_core.progress import Progress, silent
 from sae_core.shards import Shards
@@ -113,7 +114,7 @@ class _Run:
     """One training run: its weights, its optimiser, and the state they are in."""
 
     def __init__(self, sae: Sae, config: TrainingConfig, *, lr: float, scale: float, seed: int, reference: bool):
-        self.device = _device(config.device)
+        self.device = resolve_device(config.device)
         self.sae, self.config, self.lr, self.scale, self.seed = sae, config, lr, scale, seed
         sae.to(self.device).train().requires_grad_(True)
         self.gradients = choose_gradients(sae, reference)
@@ -284,12 +285,6 @@ def _first_only(batches: Iterator[Tensor], step: int) -> Iterator[Tensor]:
 
 def _steps(shares: list[float], config: TrainingConfig) -> set[int]:
     return {round(share * config.n_steps) for share in shares}
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("training.device is cuda, but torch sees no GPU; set it to auto or cpu")
-    return torch.device("cuda" if name == "cuda" or (name == "auto" and torch.cuda.is_available()) else "cpu")
 
 
 def _describe(point: CurvePoint, tokens_per_second: float) -> str:
