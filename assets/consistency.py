@@ -3,7 +3,7 @@
 import dagster as dg
 
 from assets.checks import check_specs, consistency_checks
-from assets.keys import StudyKeys
+from assets.keys import StudyKeys, activations_key
 from assets.partitions import all_seeds_of_variant, run_key, study_partitions
 from assets.pictures import consistency_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
@@ -14,11 +14,11 @@ from sae_core.store import digest_json
 
 def consistency_asset(study: StudyConfig) -> dg.AssetsDefinition:
     """``<study>/consistency`` [variant]: PW-MCC over all pairs of seeds, with its nulls and its uncertainty."""
-    keys = StudyKeys(study.name)
+    keys, source = StudyKeys(study.name), activations_key(study.model, study.hook)
 
     @dg.asset(
         key=keys.consistency,
-        deps=[all_seeds_of_variant(keys.sae)],
+        deps=[all_seeds_of_variant(keys.sae), source],
         partitions_def=study_partitions(study).variants,
         group_name="consistency",
         code_version=f"{CODE_VERSION['consistency']}.{digest_json(study.consistency.model_dump(mode='json'))[:8]}",
@@ -33,7 +33,8 @@ def consistency_asset(study: StudyConfig) -> dg.AssetsDefinition:
             name: upstream(context, opened, keys.sae, run_key(variant, seed))
             for name, seed in study.run_names().items()
         }
-        made = make_consistency(opened, runs, study.consistency, progress_of(context, f"consistency of {variant}"))
+        activations, progress = upstream(context, opened, source)["activations"], progress_of(context, variant)
+        made = make_consistency(opened, runs, activations, study.consistency, progress)
         return record(
             {"consistency": made},
             metadata=consistency_metadata(made),

@@ -1,17 +1,16 @@
 """What every asset does around its stage: find its upstream artifacts, watch progress, record what was made."""
 
 import os
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from tqdm import tqdm
 
 from sae_core.progress import Progress
 from sae_core.store import Artifact, ArtifactStore, StoreError, digest_json
+from sae_core.terminal_progress import TerminalProgress
 
 _PREFIX = "artifact/"
 _LOG_EVERY_S = 15.0
@@ -98,33 +97,6 @@ class _LogProgress:
         if now - self.last >= _LOG_EVERY_S or done == 0:
             self.last = now
             self.context.log.info(f"{done:,} of {total:,} ({done / max(total, 1):.0%}): {text}")
-
-
-class TerminalProgress:
-    """A progress bar on a terminal; where there is none (CI, a log file), a line every few seconds."""
-
-    def __init__(self, title: str):
-        self.title, self.last = title, time.monotonic()
-        self.bar: tqdm[Any] | None = None
-        self.is_terminal = sys.stderr.isatty()
-
-    def __call__(self, done: int, total: int, text: str) -> None:
-        """Show that ``done`` of ``total`` is done."""
-        if not self.is_terminal:
-            now = time.monotonic()
-            if now - self.last >= _LOG_EVERY_S or done in (0, total):
-                self.last = now
-                print(f"  {self.title}: {done / max(total, 1):4.0%}  {text}", file=sys.stderr, flush=True)
-            return
-        if self.bar is None or self.bar.total != total:
-            if self.bar is not None:
-                self.bar.close()
-            self.bar = tqdm(total=total, desc=f"  {self.title}", leave=False, unit_scale=True, mininterval=0.2)
-        self.bar.set_postfix_str(text, refresh=False)
-        self.bar.update(done - self.bar.n)
-        if done >= total:
-            self.bar.close()
-            self.bar = None
 
 
 def default_store_root() -> str:

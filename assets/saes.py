@@ -8,7 +8,7 @@ from assets.checks import check_specs, sae_checks
 from assets.keys import StudyKeys, activations_key
 from assets.partitions import split_run_key, study_partitions
 from assets.recording import StoreResource, progress_of, record, upstream
-from sae_core.chain import CODE_VERSION, make_evaluation, make_sae
+from sae_core.chain import CODE_VERSION, make_evaluation, make_run
 from sae_core.config import ModelConfig, StudyConfig
 from sae_core.store import digest_json
 
@@ -17,7 +17,7 @@ def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
     """``<study>/sae`` [variant x seed]: the SAE, and what it is worth on held-out tokens."""
     keys, source = StudyKeys(study.name), activations_key(study.model, study.hook)
     settings = digest_json(study.model_dump(mode="json", include={"training", "evaluation", "vary"}))[:8]
-    code = ".".join(CODE_VERSION[stage] for stage in ("sae", "reference_losses", "evaluation"))
+    code = ".".join(CODE_VERSION[stage] for stage in ("sae", "pretrained_sae", "reference_losses", "evaluation"))
 
     @dg.asset(
         key=keys.sae,
@@ -32,14 +32,14 @@ def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
     )
     def sae(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         key, seed = split_run_key(context)
-        variant, opened, progress = study.variant(key), store.open(), progress_of(context, f"{key}, seed {seed}")
+        opened, progress = store.open(), progress_of(context, f"{key}, seed {seed}")
         made_of = upstream(context, opened, source)
-        trained = make_sae(opened, made_of["activations"], variant, study.training, study.run_seeds(seed), progress)
+        trained = make_run(opened, made_of["activations"], study, key, seed, progress)
         evaluation = make_evaluation(opened, trained, made_of, model, study.evaluation, progress)
         return record(
             {"sae": trained, "evaluation": evaluation},
             metadata=_metadata(trained.summary, evaluation.summary),
-            check_results=sae_checks(keys.sae, trained, evaluation, variant, study.checks),
+            check_results=sae_checks(keys.sae, trained, evaluation, study.variant(key), study.checks),
         )
 
     return sae

@@ -1,6 +1,7 @@
 """The command line: ``concord``."""
 
 import os
+from typing import Literal
 
 import click
 
@@ -47,3 +48,59 @@ def run(study: str) -> None:
     click.echo(f"\n{made} made, {outcome.n_cache_hits} from the cache, {outcome.seconds:.0f} s")
     click.echo(f"Report: {outcome.report / 'report.html'}")
     click.echo("UI:     make ui, then open http://127.0.0.1:3000")
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  concord compare runs/seed0 runs/seed1 runs/seed2
+  concord compare a.npy b.npy --json > result.json
+  concord compare hf://owner/saes@main/layer_8/seed_0 hf://owner/saes@main/layer_8/seed_1 --plot compare.png
+"""
+)
+@click.argument("saes", nargs=-1, metavar="SAE SAE [SAE ...]")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON (schema: concord compare --schema).")
+@click.option("--no-matches", is_flag=True, help="Leave the matched features out of the JSON.")
+@click.option("--pairs", type=click.Path(dir_okay=False), help="Write the matched features to this Parquet file.")
+@click.option("--plot", type=click.Path(dir_okay=False), help="Write a figure to this .png or .svg file.")
+@click.option("--format", "format_", help="Format of the files; detected by default.")
+@click.option("--key", help="Name of the decoder in a file that holds several arrays.")
+@click.option(
+    "--rows",
+    type=click.Choice(["features", "inputs"]),
+    default="features",
+    show_default=True,
+    help="What the rows of a bare array are.",
+)
+@click.option("--full", is_flag=True, help="Measure everything, whatever the size.")
+@click.option("--time-budget", type=click.FloatRange(min=0, min_open=True), help="Seconds for one matching.")
+@click.option("--schema", is_flag=True, help="Print the JSON schema of --json and stop.")
+def compare(
+    saes: tuple[str, ...],
+    as_json: bool,
+    no_matches: bool,
+    pairs: str | None,
+    plot: str | None,
+    format_: str | None,
+    key: str | None,
+    rows: Literal["features", "inputs"],
+    full: bool,
+    time_budget: float | None,
+    schema: bool,
+) -> None:
+    """Match the features of two or more SAEs: PW-MCC, its chance levels, the matching.
+
+    SAE is a folder or file in any format that is known (SAELens, dictionary_learning, sparsify, Gemma Scope, OpenMOSS,
+    a bare array of decoder rows), or hf://owner/name[@revision]/folder on the hub.
+    """
+    from pipelines.comparing import Outputs, UserError, json_schema, run_comparison
+
+    if schema:
+        click.echo(json_schema())
+        return
+    outputs = Outputs(as_json=as_json, matches=not no_matches, pairs=pairs, plot=plot)
+    try:
+        text = run_comparison(saes, outputs, format=format_, key=key, rows=rows, full=full, time_budget_s=time_budget)
+    except UserError as error:
+        raise click.ClickException(str(error)) from error
+    click.echo(text)

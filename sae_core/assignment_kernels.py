@@ -1,6 +1,7 @@
 """Numba kernels of the sparse assignment that read scores: candidate lists, and the search for violated pairs.
 
-Each row or column is written in one thread, so the number of threads changes no bit.
+Candidates are chosen by scores or by integer keys that are in their order. Each row or column is written in one
+thread, so the number of threads changes no bit.
 """
 
 # ``no_type_check``: a run-time type checker must not wrap functions that numba compiles.
@@ -11,72 +12,105 @@ import numpy as np
 
 _SERIAL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
 _PARALLEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "parallel": True}
-STRIPS = 16
-"""Interleaved strips over which a row's maxima are taken: the first of two levels of selection."""
+# Sums may be reordered by the compiler (once, not from run to run).
+_FAST: dict[str, Any] = {"fastmath": {"nsz", "arcp", "contract", "reassoc", "afn"}}
+CHUNK = 64
+"""Columns that are compared at a time: hardly any chunk holds a new candidate."""
 
 
 @numba.njit(**_SERIAL)
 @no_type_check
-def _row_threshold(row, n_kept):
-    """A value that at least ``n_kept`` entries reach, and rarely many more: from the maxima of interleaved groups."""
-    n_groups = len(row) // STRIPS
-    if n_groups < 2 * n_kept:
-        return np.partition(row, len(row) - n_kept)[len(row) - n_kept]
-    largest = np.empty(n_groups, row.dtype)
-    for j in range(n_groups):
-        largest[j] = row[j]
-    for strip in range(1, STRIPS):
-        offset = strip * n_groups
-        for j in range(n_groups):
-            value = row[offset + j]
-            largest[j] = value if value > largest[j] else largest[j]
-    return np.partition(largest, n_groups - n_kept)[n_groups - n_kept]
+def _kth_largest(values, k):
+    """The k-th largest value; reorders them (Hoare 1961). Written out, since numba takes long to compile its own."""
+    low, high, place = 0, len(values) - 1, len(values) - k
+    while low < high:
+        pivot = values[(low + high) // 2]
+        i, j = low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if place <= j:
+            high = j
+        elif place >= i:
+            low = i
+        else:
+            break
+    return values[place]
 
 
 @numba.njit(**_SERIAL)
 @no_type_check
-def _gather(row, bound, values, columns, filled):
-    """Append the entries above the bound; returns how many are there then, or -1 if they do not fit."""
-    for j in range(len(row)):
-        if row[j] > bound:
-            if filled == len(values):
-                return -1
-            values[filled] = row[j]
-            columns[filled] = j
-            filled += 1
+def _group_maxima(row, n_kept):
+    """Maxima of interleaved groups of columns, at least eight for each kept one: group j is j, j + n_groups, ..."""
+    n = len(row)
+    n_groups = n // max(1, min(CHUNK, n // (8 * n_kept)))
+    largest = row[:n_groups].copy()
+    for first in range(n_groups, n, n_groups):
+        strip = row[first : first + n_groups]
+        for j in range(len(strip)):
+            largest[j] = max(largest[j], strip[j])
+    return largest
+
+
+@numba.njit(**_SERIAL)
+@no_type_check
+def _gather(row, largest, threshold, values, columns):
+    """Write the entries that reach the threshold, looking only at groups that do; how many, or -1 for no room."""
+    filled = 0
+    for j in range(len(largest)):
+        if largest[j] >= threshold:
+            for e in range(j, len(row), len(largest)):
+                if row[e] >= threshold:
+                    if filled == len(values):
+                        return -1
+                    values[filled], columns[filled] = row[e], e
+                    filled += 1
+    return filled
+
+
+@numba.njit(**_SERIAL)
+@no_type_check
+def _gather_of_many_equal(row, bound, values, columns):
+    """Write the entries above the bound, then as many of its equals as there is room for; returns how many."""
+    filled = 0
+    for equal in (False, True):
+        for e in range(len(row)):
+            if filled < len(values) and (row[e] == bound if equal else row[e] > bound):
+                values[filled], columns[filled] = row[e], e
+                filled += 1
     return filled
 
 
 @numba.njit(**_PARALLEL)
 @no_type_check
 def list_row_candidates(scores, first_row, n_kept, values, columns, counts, bounds):
-    """Keep of every row the pairs above a bound; what is not kept scores at most the bound.
+    """Keep the largest entries of every row, at least ``n_kept``; what is not kept is at most the bound.
 
     scores (block, n): of the rows from ``first_row`` on. values, columns (rows, capacity), counts, bounds (rows):
-    written. capacity must be at least ``n_kept``; a row with at most capacity columns is kept whole.
+    written. capacity must be at least ``n_kept``; a row with at most capacity columns is kept whole, without a bound.
     """
     n_rows, n_columns = scores.shape
     capacity = values.shape[1]
     for r in numba.prange(n_rows):
         row, i = scores[r], first_row + r
-        bound = np.float32(-np.inf)
-        filled = 0
-        if n_columns > capacity:
-            threshold = _row_threshold(row, n_kept)
-            bound = np.nextafter(threshold, np.float32(-np.inf))
-        filled = _gather(row, bound, values[i], columns[i], 0)
-        if filled < 0:
-            # Too many: many equal values (duplicate features). Keep what is above the n_kept-th largest, then as
-            # many of its equals as there is room for.
-            bound = np.partition(row, n_columns - n_kept)[n_columns - n_kept]
-            filled = _gather(row, bound, values[i], columns[i], 0)
+        if n_columns <= capacity:
             for j in range(n_columns):
-                if row[j] == bound and filled < capacity:
-                    values[i, filled] = row[j]
-                    columns[i, filled] = j
-                    filled += 1
-        counts[i] = filled
-        bounds[i] = bound
+                values[i, j], columns[i, j] = row[j], j
+            counts[i] = n_columns
+            continue
+        largest = _group_maxima(row, n_kept)
+        threshold = _kth_largest(largest.copy(), n_kept)
+        filled = _gather(row, largest, threshold, values[i], columns[i])
+        if filled < 0:  # many equal values: duplicate features
+            threshold = _kth_largest(row.copy(), n_kept)
+            filled = _gather_of_many_equal(row, threshold, values[i], columns[i])
+        counts[i], bounds[i] = filled, threshold
 
 
 @numba.njit(**_SERIAL)
@@ -102,26 +136,42 @@ def replace_smallest(keys, items, key, item):
 @numba.njit(**_PARALLEL)
 @no_type_check
 def list_column_candidates(scores, first_row, n_parts, values, rows, bounds):
-    """Keep of every column its largest scores so far, in min-heaps; call for one block of rows after the other.
+    """Keep of every column its largest entries so far, in min-heaps; call for one block of rows after the other.
 
-    n_parts: ranges of columns that are worked on at the same time. values, rows (columns, width): the heaps, -inf
-    and -1 before the first block. bounds (columns): their smallest.
+    n_parts: ranges of columns that are worked on at the same time. values, rows (columns, width): the heaps, the
+    lowest value and -1 before the first block. bounds (columns): their smallest.
     """
     n_rows, n_columns = scores.shape
-    width = (n_columns + n_parts - 1) // n_parts
+    width = ((n_columns + n_parts - 1) // n_parts + CHUNK - 1) // CHUNK * CHUNK
     for part in numba.prange(n_parts):
         begin, end = part * width, min(n_columns, (part + 1) * width)
         for r in range(n_rows):
-            for left in range(begin, end, 16):  # a vector at a time: hardly any holds a new candidate
-                right = min(end, left + 16)
-                found = False
-                for j in range(left, right):
-                    found |= scores[r, j] > bounds[j]
-                if found:
+            for left in range(begin, end, CHUNK):
+                right = min(end, left + CHUNK)
+                new, old = scores[r, left:right], bounds[left:right]
+                n_found = np.int32(0)
+                for j in range(len(new)):  # of this form the compiler makes vector comparisons
+                    n_found += np.int32(new[j] > old[j])
+                if n_found:
                     for j in range(left, right):
                         if scores[r, j] > bounds[j]:
                             replace_smallest(values[j], rows[j], scores[r, j], first_row + r)
                             bounds[j] = values[j, 0]
+
+
+@numba.njit(**_PARALLEL, **_FAST)
+@no_type_check
+def listed_dots(a, b, start, column, out):
+    """Products of row i of ``a`` with the rows ``column[start[i]:start[i + 1]]`` of ``b``."""
+    d = a.shape[1]
+    for i in numba.prange(len(start) - 1):
+        left = a[i]
+        for e in range(start[i], start[i + 1]):
+            right = b[column[e]]
+            total = np.float32(0)
+            for k in range(d):
+                total += left[k] * right[k]
+            out[e] = total
 
 
 @numba.njit(**_PARALLEL)
@@ -135,16 +185,15 @@ def find_violations(scores, u, v, tolerance, columns, values, counts, worst):
     n_rows, n_columns = scores.shape
     capacity = columns.shape[1]
     for r in numba.prange(n_rows):
-        n_found, largest = 0, 0.0
+        excesses, n_found, largest = np.empty(n_columns), 0, 0.0
         for j in range(n_columns):
             excess = scores[r, j] + u[r] + v[j]
             largest = max(largest, excess)
-            n_found += excess > tolerance
+            if excess > tolerance:
+                excesses[n_found] = excess
+                n_found += 1
         worst[r] = largest
-        limit = tolerance
-        if n_found > capacity:
-            excesses = scores[r] + u[r] + v
-            limit = np.partition(excesses, n_columns - capacity)[n_columns - capacity]
+        limit = _kth_largest(excesses[:n_found], capacity) if n_found > capacity else tolerance
         filled = 0
         for j in range(n_columns):
             excess = scores[r, j] + u[r] + v[j]

@@ -24,11 +24,12 @@ from sae_core.config import (
     LanguageModelConfig,
     LocalExplainer,
     ModelConfig,
+    PretrainedConfig,
     RunSeeds,
     SimilarityConfig,
     StudyConfig,
+    TrainedConfig,
     TrainingConfig,
-    VariantConfig,
 )
 from sae_core.progress import Progress, silent
 from sae_core.store import Artifact, ArtifactStore
@@ -37,12 +38,13 @@ CODE_VERSION = {
     "contexts": "1",
     "activations": "1",
     "sae": "1",
+    "pretrained_sae": "1",
     "reference_losses": "1",
     "evaluation": "1",
-    "consistency": "1",
+    "consistency": "2",
     "explanations": "1",
     "explanation_similarity": "1",
-    "report": "1",
+    "report": "2",
 }
 """Raise a number when the same inputs give other results than before: it makes the old artifacts stale."""
 
@@ -103,7 +105,7 @@ def make_activations(
 def make_sae(
     store: ArtifactStore,
     activations: Artifact,
-    variant: VariantConfig,
+    variant: TrainedConfig,
     training: TrainingConfig,
     seeds: RunSeeds,
     progress: Progress = silent,
@@ -127,6 +129,42 @@ def make_sae(
     return store.get_or_build(
         "sae", build, code_version=CODE_VERSION["sae"], inputs=inputs, upstream={"activations": activations}
     )
+
+
+def make_pretrained_sae(
+    store: ArtifactStore, activations: Artifact, variant: PretrainedConfig, number: int
+) -> Artifact:
+    """An SAE that was trained elsewhere, in the layout of our own; made again when its files change.
+
+    Args:
+        number: its place among the variant's ``saes``.
+    """
+    from sae_core.pretrained import import_sae, source_digests
+
+    location, read_by = variant.saes[number], activations.manifest.inputs
+    source = source_digests(location, variant.format)
+
+    def build(folder: Path) -> Mapping[str, Any]:
+        metadata = {"model": read_by["model"], "hook_name": read_by["hook"]}
+        return import_sae(folder, location, variant.format, activations.summary["d_in"], metadata)
+
+    return store.get_or_build(
+        "sae",
+        build,
+        code_version=CODE_VERSION["pretrained_sae"],
+        inputs={"format": source.format, "files": source.files},
+        upstream={"activations": activations},
+    )
+
+
+def make_run(
+    store: ArtifactStore, activations: Artifact, study: StudyConfig, key: str, seed: int, progress: Progress = silent
+) -> Artifact:
+    """The SAE of one variant and seed of a study, trained here or elsewhere."""
+    variant = study.variant(key)
+    if isinstance(variant, PretrainedConfig):
+        return make_pretrained_sae(store, activations, variant, study.seeds.index(seed))
+    return make_sae(store, activations, variant, study.required_training, study.run_seeds(seed), progress)
 
 
 def make_evaluation(
@@ -207,6 +245,7 @@ def make_reference_losses(
 def make_consistency(
     store: ArtifactStore,
     runs: Mapping[str, Mapping[str, Artifact]],
+    activations: Artifact,
     config: ConsistencyConfig,
     progress: Progress = silent,
 ) -> Artifact:
@@ -214,30 +253,24 @@ def make_consistency(
 
     Args:
         runs: for each seed the artifacts ``sae`` and ``evaluation``.
+        activations: those whose held-out part the features' activations are compared on.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
-        import pyarrow.parquet as pq
+        from sae_core.consistency_artifact import build_consistency
 
-        from sae_core.consistency import Run, consistency, write_consistency
-        from sae_core.formats import load_sae
-
-        dictionaries = [
-            Run(
-                name=seed,
-                W_dec=load_sae(run["sae"].path).W_dec.detach().numpy(),
-                frequency=pq.read_table(run["evaluation"].path / "features.parquet")["frequency"].to_numpy(),
-            )
-            for seed, run in runs.items()
-        ]
-        return write_consistency(folder, consistency(dictionaries, config, progress))
+        folders = {name: (run["sae"].path, run["evaluation"].path) for name, run in runs.items()}
+        return build_consistency(folder, folders, activations.path / "held_out", config, progress)
 
     return store.get_or_build(
         "consistency",
         build,
         code_version=CODE_VERSION["consistency"],
         inputs={"config": _json(config), "runs": list(runs)},
-        upstream={f"{name} {seed}": artifact for seed, run in runs.items() for name, artifact in run.items()},
+        upstream={
+            "activations": activations,
+            **{f"{name} {seed}": artifact for seed, run in runs.items() for name, artifact in run.items()},
+        },
     )
 
 

@@ -210,7 +210,34 @@ class StandardConfig(SaeConfig):
     """Weight of the L1 penalty, for activations scaled to unit mean squared norm."""
 
 
-VariantConfig = Annotated[TopKConfig | StandardConfig, Field(discriminator="architecture")]
+class PretrainedConfig(Config):
+    """SAEs that were trained already, by anyone, in place of runs that the study would train."""
+
+    architecture: Literal["pretrained"] = "pretrained"
+    name: Name
+    """What the variant is called; its key is ``pretrained-<name>``."""
+    saes: list[str] = Field(min_length=2)
+    """Where they lie, one for each of the study's seeds and in their order: a folder or file, or
+    ``hf://owner/name@revision/folder``. All must read the activations of the study's hook."""
+    format: str | None = None
+    """One of ``sae_core.formats.FORMATS``; None looks at the files."""
+
+    @property
+    def key(self) -> str:
+        """Name of the variant."""
+        return f"pretrained-{self.name}"
+
+    @model_validator(mode="after")
+    def _different(self) -> "PretrainedConfig":
+        twice = sorted({sae for sae in self.saes if self.saes.count(sae) > 1})
+        if twice:
+            raise ValueError(f"an SAE agrees with itself: {', '.join(twice)} given more than once; remove the copy")
+        return self
+
+
+TrainedConfig = TopKConfig | StandardConfig
+"""A variant that the study trains."""
+VariantConfig = Annotated[TopKConfig | StandardConfig | PretrainedConfig, Field(discriminator="architecture")]
 
 
 class TrainingConfig(Config):
@@ -270,16 +297,43 @@ class EvaluationConfig(Config):
 
 
 class ConsistencyConfig(Config):
-    """How seeds are compared."""
+    """How seeds are compared.
+
+    Every part that can be switched off costs at least one more exact matching of every pair of runs; what is not
+    measured is None in the summary, with its reason.
+    """
 
     thresholds: list[Fraction] = [0.5, 0.7, 0.9]
     """Cosines at which a matched pair counts as shared."""
-    n_null_draws: int = Field(default=4, ge=1)
-    """Random draws of the PCA sign-flip null for each pair of seeds."""
+    n_null_draws: int = Field(default=4, ge=0)
+    """Random draws of the second-moment and of the PCA sign-flip null, each, for every pair of seeds. With 0 neither is
+    measured, and no value is corrected for the latter."""
+    signed: bool = True
+    """Match with signed cosines too."""
+    joint: bool = True
+    """Match on decoder and encoder together too, where the encoders are known."""
+    merged: bool = True
+    """Look for duplicates inside each dictionary, and match again with duplicates merged."""
+    core: bool = True
+    """Find the stable core, and its size against the threshold and the number of seeds."""
+    consensus: bool = True
+    """Make the consensus dictionary, and from four seeds on compare consensuses of disjoint groups of seeds."""
+    n_group_splits: int = Field(default=4, ge=0)
+    """Splits of the seeds in two groups whose consensuses are compared; each costs the matchings of two consensuses."""
+    core_threshold: Fraction = 0.7
+    """Absolute cosine from which mutual nearest neighbours count as the same feature in the stable core."""
+    duplicate_threshold: Fraction = 0.95
+    """Absolute cosine above which two features of one dictionary are duplicates."""
+    n_activation_tokens: int = Field(default=131_072, ge=0)
+    """Held-out tokens on which the activations of matched features are compared (all of them when there are fewer);
+    0 leaves that out."""
+    time_budget_s: float | None = Field(default=None, gt=0)
+    """Seconds for one matching; when they are over, its value is a lower bound, and an upper bound stands beside it.
+    None takes as long as the proof needs."""
     n_histogram_bins: int = Field(default=50, ge=1)
     """Bins of the histogram of matched cosines, between 0 and 1."""
     n_frequency_bins: int = Field(default=5, ge=1)
-    """Log-spaced bins of the frequency of matched pairs."""
+    """Log-spaced, and as many equal-count, bins of the frequency of matched pairs."""
     seed: int = Field(default=0, ge=0)
     """Seed of the nulls."""
 
@@ -381,7 +435,8 @@ class StudyConfig(Config):
     seeds: list[Annotated[int, Field(ge=0)]]
     vary: list[Literal["init", "order"]] = ["init"]
     """What a seed changes: the initial weights, the order of the tokens, or both. What is not named uses seed 0."""
-    training: TrainingConfig
+    training: TrainingConfig | None = None
+    """Needed unless all variants are pretrained."""
     evaluation: EvaluationConfig = EvaluationConfig()
     consistency: ConsistencyConfig = ConsistencyConfig()
     explanations: ExplanationsConfig = ExplanationsConfig()
@@ -403,6 +458,14 @@ class StudyConfig(Config):
             raise ValueError(
                 f"a study cannot be called {self.name!r}, which is the first part of other asset keys; rename it"
             )
+        for variant in self.variants:
+            if isinstance(variant, PretrainedConfig) and len(variant.saes) != len(self.seeds):
+                raise ValueError(
+                    f"variant {variant.key} must name one SAE for each seed: got {len(variant.saes)} saes and "
+                    f"{len(self.seeds)} seeds; number the seeds 0 to {len(variant.saes) - 1}, or correct the list"
+                )
+        if self.training is None and not all(isinstance(variant, PretrainedConfig) for variant in self.variants):
+            raise ValueError("training is missing: a study that trains SAEs says for how long, as in {n_steps: 10000}")
         if not self.vary:
             raise ValueError("vary must name what a seed changes: got nothing; write [init], [order] or [init, order]")
         return self
@@ -417,6 +480,17 @@ class StudyConfig(Config):
             if variant.key == key:
                 return variant
         raise KeyError(f"study {self.name} has no variant {key!r}; it has {', '.join(v.key for v in self.variants)}")
+
+    @property
+    def required_training(self) -> TrainingConfig:
+        """The settings of the training loop.
+
+        Raises:
+            ValueError: if the study trains nothing.
+        """
+        if self.training is None:
+            raise ValueError(f"study {self.name} has no training settings: all its variants are pretrained")
+        return self.training
 
     def run_names(self) -> dict[str, int]:
         """Names of the runs of a variant, as they stand in every table, and their seeds: ``{"seed 0": 0}``."""

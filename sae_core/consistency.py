@@ -7,7 +7,7 @@ The matches go on to the comparison of explanations.
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -19,35 +19,48 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.config import ConsistencyConfig
+from sae_core.consensus import Consensus, consensus
+from sae_core.consensus_summary import ConsensusSummary, consensus_summary, consensus_table
+from sae_core.consistency_pairs import Distinct, RunPair, compare_pair, find_distinct, n_steps
 from sae_core.consistency_results import ConsistencyReport, ConsistencySummary, CosineHistogram, FrequencyBin
-from sae_core.consistency_tables import (
-    Run,
-    RunPair,
-    feature_table,
-    frequency_bins,
-    histogram_edges,
-    match_table,
-    pair_table,
-)
+from sae_core.consistency_summary import Beyond, summarise
+from sae_core.consistency_tables import feature_table, match_table, pair_table
+from sae_core.core_curve import core_curve, core_summary
+from sae_core.disjoint_groups import DisjointGroups, disjoint_groups
+from sae_core.initialisation import check_initialisation
 from sae_core.matching import Matching, match
-from sae_core.nulls import chance_corrected, null_mcc, null_mmcs, sign_flip_matchings, sign_flip_null
+from sae_core.nulls import chance_corrected, null_mcc, null_mmcs, second_moment_null, sign_flip_null
 from sae_core.progress import Progress, silent
-from sae_core.statistics import Interval, jackknife, pair_mean
+from sae_core.runs import Run
+from sae_core.stable_core import StableCore, cycle_consistency, stable_core
+from sae_core.statistics import Interval, VariantComparison, compare_variants, jackknife
 
 __all__ = [
+    "Consensus",
+    "ConsensusSummary",
     "ConsistencyReport",
     "ConsistencySummary",
     "CosineHistogram",
+    "DisjointGroups",
     "FrequencyBin",
     "Interval",
     "Run",
+    "StableCore",
+    "VariantComparison",
     "chance_corrected",
+    "compare_variants",
+    "consensus",
     "consistency",
+    "core_curve",
+    "cycle_consistency",
+    "disjoint_groups",
     "jackknife",
     "null_mcc",
     "null_mmcs",
     "pw_mcc",
+    "second_moment_null",
     "sign_flip_null",
+    "stable_core",
     "write_consistency",
 ]
 
@@ -74,11 +87,15 @@ def pw_mcc(dictionaries: Sequence[Float[Tensor | np.ndarray, "_ _"]], signed: bo
 def consistency(
     runs: Sequence[Run], config: ConsistencyConfig | None = None, progress: Progress = silent
 ) -> ConsistencyReport:
-    """Compare all pairs of runs: PW-MCC with its variants, chance levels, interval, histogram, and tables.
+    """Compare all pairs of runs, and all runs together.
+
+    Of pairs: PW-MCC with its variants, chance levels, interval, histogram, frequencies. Of all: whether they share an
+    initialisation, the stable core, the consensus. What a run does not bring (frequencies, an encoder, the decoder at
+    step 0) or the config switches off is None in the summary, with its reason.
 
     Args:
-        runs: at least two, of the same ``d_in``; with ``frequency`` given, alive features are compared too.
-        config: thresholds, draws and seed of the nulls; None takes the defaults.
+        runs: at least two, of the same ``d_in``; they may have different numbers of features.
+        config: what is measured, thresholds, draws and seed of the nulls; None takes the defaults.
         progress: called before every matching.
 
     Raises:
@@ -88,36 +105,51 @@ def consistency(
     config = config or ConsistencyConfig()
     _check_runs(runs)
     indices = list(combinations(range(len(runs)), 2))
-    per_pair = 3 + config.n_null_draws
+    steps = _Steps(progress, runs, config)
+    distinct = _distinct(runs, config, steps) if config.merged else None
     pairs = []
     for number, (a, b) in enumerate(indices):
 
-        def step(done: int, what: str, number: int = number, a: int = a, b: int = b) -> None:
-            text = f"{runs[a].name} and {runs[b].name}: {what}"
-            progress(number * per_pair + done, len(indices) * per_pair, text)
+        def step(what: str, a: int = a, b: int = b) -> Progress:
+            return steps.begin(f"{runs[a].name} and {runs[b].name}: {what}")
 
-        pairs.append(_compare(runs, a, b, number, config, step))
-    progress(len(indices) * per_pair, len(indices) * per_pair, f"{len(indices)} pairs of runs compared")
+        seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
+        pairs.append(compare_pair(runs, a, b, seed, config, distinct, step))
+    duplicates = None if distinct is None else [found.duplicates for found in distinct]
+    beyond, cores, curve, common = _beyond_pairs(runs, pairs, config, steps)
+    steps.end(f"{len(indices)} {'pair' if len(indices) == 1 else 'pairs'} of runs compared")
+    at_threshold = {core.tau: core for core in cores}
     return ConsistencyReport(
-        summary=_summary(runs, pairs, config),
+        summary=summarise(runs, pairs, duplicates, beyond, config),
         pairs=pair_table(runs, pairs),
         matches=match_table(runs, pairs),
-        features=feature_table(runs, pairs, config.thresholds),
+        features=feature_table(runs, pairs, config.thresholds, duplicates, at_threshold.get(config.core_threshold)),
+        core_curve=curve,
+        consensus=common,
     )
 
 
 def write_consistency(folder: Path, report: ConsistencyReport) -> dict[str, Any]:
-    """Write ``pairs.parquet``, ``matches.parquet``, ``features.parquet`` and ``summary.json`` into a folder.
+    """Write a report into a folder.
+
+    ``summary.json``, ``pairs.parquet``, ``matches.parquet``, ``features.parquet``, and, where they were measured,
+    ``core_curve.parquet`` and ``consensus/consensus.parquet``. (An SAE of the consensus needs those of the runs:
+    :func:`sae_core.consensus_sae.consensus_sae`.)
 
     Returns:
         What ``summary.json`` holds.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     tables: dict[str, pa.Table] = {"pairs": report.pairs, "matches": report.matches, "features": report.features}
+    if report.core_curve is not None:
+        tables["core_curve"] = report.core_curve
+    if report.consensus is not None:
+        tables["consensus/consensus"] = consensus_table(report.consensus)
     for name, table in tables.items():
-        part = folder / f"{name}.parquet.part"
+        path = folder / f"{name}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".parquet.part")
         pq.write_table(table, part)
-        os.replace(part, folder / f"{name}.parquet")
+        os.replace(part, path)
     summary = report.summary.model_dump(mode="json")
     part = folder / "summary.json.part"
     part.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
@@ -132,131 +164,81 @@ def _check_runs(runs: Sequence[Run]) -> None:
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise ValueError(f"run names must differ: {', '.join(twice)} given more than once; rename one")
+    widths = [run.W_dec.shape[1] for run in runs]
+    for run, width in zip(runs, widths, strict=True):
+        if width != widths[0]:
+            raise ValueError(
+                f"dictionaries must have the same d_in: {runs[0].name} has {widths[0]}, {run.name} has {width}; "
+                "compare runs that were trained on the same activations"
+            )
 
 
-def _compare(
-    runs: Sequence[Run], a: int, b: int, number: int, config: ConsistencyConfig, step: Callable[[int, str], None]
-) -> RunPair:
-    left, right, names = runs[a], runs[b], (runs[a].name, runs[b].name)
-    step(0, "matching all features")
-    absolute = match(left.W_dec, right.W_dec, names=names)
-    step(1, "matching with signs")
-    signed = match(left.W_dec, right.W_dec, signed=True, names=names)
-    step(2, "matching alive features")
-    alive = _match_alive(left, right)
-    null_mccs, null_counts, certified = [], np.zeros(config.n_histogram_bins), absolute.certified and signed.certified
-    seed = int(np.random.SeedSequence([config.seed, number]).generate_state(1)[0])
-    for draw, null in enumerate(sign_flip_matchings(left.W_dec, right.W_dec, config.n_null_draws, seed)):
-        step(3 + draw, f"null draw {draw + 1} of {config.n_null_draws}")
-        null_mccs.append(null.mcc)
-        null_counts += np.histogram(null.score, histogram_edges(config.n_histogram_bins))[0]
-        certified = certified and null.certified
-    return RunPair(
-        a=a,
-        b=b,
-        absolute=absolute,
-        signed=signed,
-        alive=alive,
-        null_sign_flip=float(np.mean(null_mccs)),
-        null_counts=null_counts / config.n_null_draws,
-        certified=certified and (alive is None or alive.certified),
+class _Steps:
+    """Counts what has been begun of all that there is to do."""
+
+    def __init__(self, progress: Progress, runs: Sequence[Run], config: ConsistencyConfig):
+        self._progress, self._n_begun = progress, 0
+        of_pairs = sum(n_steps(left, right, config) for left, right in combinations(runs, 2))
+        self._n = of_pairs + len(runs) * config.merged + 1 + config.core + 2 * config.consensus
+
+    def begin(self, text: str) -> Progress:
+        """Announce a step; what it returns reports from inside the step."""
+        done = self._n_begun
+        self._n_begun += 1
+        self._progress(done, self._n, text)
+        return lambda _done, _total, inside: self._progress(done, self._n, f"{text}: {inside}")
+
+    def end(self, text: str) -> None:
+        """Everything is done."""
+        self._progress(self._n, self._n, text)
+
+
+def _distinct(runs: Sequence[Run], config: ConsistencyConfig, steps: _Steps) -> list[Distinct]:
+    found = []
+    for run in runs:
+        steps.begin(f"{run.name}: looking for duplicates")
+        found.append(find_distinct(run, config.duplicate_threshold))
+    return found
+
+
+def _beyond_pairs(
+    runs: Sequence[Run], pairs: Sequence[RunPair], config: ConsistencyConfig, steps: _Steps
+) -> tuple[Beyond, list[StableCore], pa.Table | None, Consensus | None]:
+    """What concerns all runs together."""
+    matchings: dict[tuple[int, int], Matching] = {(pair.a, pair.b): pair.absolute for pair in pairs}
+    inside = steps.begin("whether the runs share an initialisation")
+    initialisation = check_initialisation(runs, matchings, config.seed, config.time_budget_s, inside)
+    cores, curve, common, groups = [], None, None, None
+    if config.core:
+        inside = steps.begin("stable core")
+        taus = sorted({*config.thresholds, config.core_threshold})
+        cores = [stable_core(runs, matchings, tau) for tau in taus]
+        n_draws = None if config.n_null_draws else 0
+        curve = core_curve(runs, matchings, taus, n_chance_draws=n_draws, seed=config.seed, progress=inside)
+    if config.consensus:
+        common = consensus(
+            runs,
+            matchings,
+            config.core_threshold,
+            time_budget_s=config.time_budget_s,
+            progress=steps.begin("consensus"),
+        )
+        inside = steps.begin("consensuses of disjoint groups of runs")
+        if config.n_group_splits:
+            groups = disjoint_groups(
+                runs,
+                matchings,
+                config.core_threshold,
+                n_splits=config.n_group_splits,
+                seed=config.seed,
+                time_budget_s=config.time_budget_s,
+                progress=inside,
+            )
+    reason = None if config.n_group_splits else "switched off (n_group_splits: 0)"
+    beyond = Beyond(
+        initialisation=initialisation,
+        cycle_consistency=cycle_consistency(matchings, len(runs)),
+        core=core_summary(cores, curve) if cores else None,
+        consensus=None if common is None else consensus_summary(common, groups, reason),
     )
-
-
-def _match_alive(left: Run, right: Run) -> Matching | None:
-    if left.alive is None or right.alive is None:
-        return None
-    W_a, W_b = left.W_dec[left.alive], right.W_dec[right.alive]
-    if not (W_a != 0).any() or not (W_b != 0).any():
-        return None
-    return match(W_a, W_b, names=(f"{left.name} (alive features)", f"{right.name} (alive features)"))
-
-
-def _pair_matrix(n_runs: int, pairs: Sequence[RunPair], values: Sequence[float]) -> Float[np.ndarray, "s s"]:
-    matrix = np.full((n_runs, n_runs), np.nan)
-    for pair, value in zip(pairs, values, strict=True):
-        matrix[pair.a, pair.b] = matrix[pair.b, pair.a] = value
-    return matrix
-
-
-def _summary(runs: Sequence[Run], pairs: Sequence[RunPair], config: ConsistencyConfig) -> ConsistencySummary:
-    cosines = np.concatenate([pair.absolute.cosine for pair in pairs])
-    alive_value, alive_reason = _alive_value(runs, pairs)
-    edges = histogram_edges(config.n_histogram_bins)
-    zero_rows = {p.a: p.absolute.n_excluded_left for p in pairs} | {p.b: p.absolute.n_excluded_right for p in pairs}
-    return ConsistencySummary(
-        runs=[run.name for run in runs],
-        n_runs=len(runs),
-        n_pairs=len(pairs),
-        d_in=runs[0].W_dec.shape[1],
-        d_sae=min(len(run.W_dec) for run in runs),
-        n_features=[len(run.W_dec) for run in runs],
-        n_zero_rows=[zero_rows[run] for run in range(len(runs))],
-        n_alive=_alive_counts(runs),
-        **_value_and_chance(runs, pairs, config.seed),
-        pw_mcc_signed=float(np.mean([pair.signed.mcc for pair in pairs])),
-        pw_mcc_alive=alive_value,
-        alive_reason=alive_reason,
-        share_negative=float((cosines < 0).mean()),
-        mmcs_forward=float(np.mean([np.nanmean(pair.absolute.best_left) for pair in pairs])),
-        mmcs_backward=float(np.mean([np.nanmean(pair.absolute.best_right) for pair in pairs])),
-        shared_fraction={f"{tau:g}": float((np.abs(cosines) >= tau).mean()) for tau in config.thresholds},
-        certified=all(pair.certified for pair in pairs),
-        upper_bound=float(np.mean([pair.absolute.upper_bound for pair in pairs])),
-        histogram=CosineHistogram(
-            edges=edges.tolist(),
-            counts=np.histogram(np.abs(cosines), edges)[0].tolist(),
-            null_counts=np.sum([pair.null_counts for pair in pairs], axis=0).tolist(),
-        ),
-        frequency_bins=frequency_bins(runs, pairs, config.n_frequency_bins),
-    )
-
-
-def _value_and_chance(runs: Sequence[Run], pairs: Sequence[RunPair], seed: int) -> dict[str, Any]:
-    """The fields of the summary for PW-MCC, its interval, its chance levels and the values corrected for them."""
-    mccs, d_in = _pair_matrix(len(runs), pairs, [pair.absolute.mcc for pair in pairs]), runs[0].W_dec.shape[1]
-    value, interval = pair_mean(mccs), jackknife(mccs)
-    null_isotropic = _null_isotropic(pairs, d_in, seed)
-    null_sign_flip = float(np.mean([pair.null_sign_flip for pair in pairs]))
-    return {
-        "pw_mcc": value,
-        "ci_low": None if interval is None else interval.low,
-        "ci_high": None if interval is None else interval.high,
-        "standard_error": None if interval is None else interval.standard_error,
-        "ci_reason": None if interval else "two runs make one pair: a confidence interval needs at least three runs",
-        "null_isotropic": null_isotropic,
-        "null_sign_flip": null_sign_flip,
-        "null_mmcs_isotropic": _null_mmcs(pairs, d_in),
-        "kappa_isotropic": _kappa(value, null_isotropic),
-        "kappa_sign_flip": _kappa(value, null_sign_flip),
-    }
-
-
-def _kappa(value: float, null: float) -> float | None:
-    return chance_corrected(value, null) if null < 1 - 1e-9 else None
-
-
-def _null_isotropic(pairs: Sequence[RunPair], d_in: int, seed: int) -> float:
-    sizes = [tuple(sorted(pair.n_with_direction)) for pair in pairs]
-    known = {size: null_mcc(size[0], d_in, size[1], seed) for size in sorted(set(sizes))}
-    return float(np.mean([known[size] for size in sizes]))
-
-
-def _null_mmcs(pairs: Sequence[RunPair], d_in: int) -> float:
-    return float(np.mean([np.mean([null_mmcs(n, d_in) for n in pair.n_with_direction]) for pair in pairs]))
-
-
-def _alive_counts(runs: Sequence[Run]) -> list[int] | None:
-    counts = [int(run.alive.sum()) for run in runs if run.alive is not None]
-    return counts if len(counts) == len(runs) else None
-
-
-def _alive_value(runs: Sequence[Run], pairs: Sequence[RunPair]) -> tuple[float | None, str | None]:
-    unknown = [run.name for run in runs if run.alive is None]
-    if unknown:
-        return None, f"no frequencies for {', '.join(unknown)}"
-    values = [pair.alive.mcc for pair in pairs if pair.alive is not None]
-    if len(values) < len(pairs):
-        dead = [run.name for run in runs if run.alive is not None and not np.asarray(run.W_dec)[run.alive].any()]
-        return None, f"no alive feature with a direction in {', '.join(dead)}"
-    return float(np.mean(values)), None
+    return beyond, cores, None if curve is None else curve.table(), common

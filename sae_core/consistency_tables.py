@@ -1,109 +1,45 @@
-"""Tables of *consistency*: one row a pair of runs, a matched pair of features, a feature; and bins of frequency."""
+"""Tables of *consistency*: one row a pair of runs, a matched pair of features, a feature."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Bool, Float
+from jaxtyping import Float, Int64
 
-from sae_core.consistency_results import FrequencyBin
-from sae_core.matching import Matching
-
-
-@dataclass(frozen=True)
-class Run:
-    """One trained SAE, as consistency sees it.
-
-    Raises:
-        ValueError: if there is not one frequency a feature, or one is negative or not finite.
-    """
-
-    name: str
-    """For example ``seed 0``."""
-    W_dec: Float[np.ndarray, "d_sae d_in"]
-    """Decoder, one feature a row."""
-    frequency: Float[np.ndarray, " _"] | None = None
-    """Share of evaluation tokens on which each feature fired; None when unknown."""
-
-    def __post_init__(self) -> None:
-        if self.frequency is None:
-            return
-        if self.frequency.shape != (len(self.W_dec),):
-            raise ValueError(
-                f"{self.name}: expected one frequency a feature, shape ({len(self.W_dec)},), "
-                f"got {self.frequency.shape}; pass the frequencies of the same SAE"
-            )
-        if not (np.isfinite(self.frequency) & (self.frequency >= 0)).all():
-            raise ValueError(f"{self.name}: a frequency is negative or not finite; evaluate the SAE again")
-
-    @property
-    def alive(self) -> Bool[np.ndarray, " d_sae"] | None:
-        """Which features fired at all on the evaluation tokens; None when unknown."""
-        return None if self.frequency is None else self.frequency > 0
-
-
-@dataclass(frozen=True)
-class RunPair:
-    """What was found about two runs; ``a`` and ``b`` are their places among the runs."""
-
-    a: int
-    b: int
-    absolute: Matching
-    signed: Matching
-    alive: Matching | None
-    null_sign_flip: float
-    null_counts: Float[np.ndarray, " bins"]
-    certified: bool
-
-    @property
-    def n_with_direction(self) -> tuple[int, int]:
-        """Features of either run whose decoder row is not zero."""
-        found = self.absolute
-        return len(found.best_left) - found.n_excluded_left, len(found.best_right) - found.n_excluded_right
-
-
-def histogram_edges(n_bins: int) -> Float[np.ndarray, " edges"]:
-    """Borders of equal bins of the absolute cosine."""
-    return np.linspace(0.0, 1.0, n_bins + 1)
+from sae_core.consistency_pairs import NullDraws, RunPair
+from sae_core.duplicates import Duplicates
+from sae_core.runs import Run
+from sae_core.stable_core import Kind, StableCore
 
 
 def pair_table(runs: Sequence[Run], pairs: Sequence[RunPair]) -> pa.Table:
-    """One row a pair of runs."""
-    return pa.Table.from_pylist(
-        [
-            {
-                "run_a": runs[pair.a].name,
-                "run_b": runs[pair.b].name,
-                "n_matched": len(pair.absolute.left),
-                "mcc": pair.absolute.mcc,
-                "mcc_signed": pair.signed.mcc,
-                "mcc_alive": None if pair.alive is None else pair.alive.mcc,
-                "n_matched_alive": None if pair.alive is None else len(pair.alive.left),
-                "upper_bound": pair.absolute.upper_bound,
-                "certified": pair.certified,
-                "null_sign_flip": pair.null_sign_flip,
-                "share_negative": float((pair.absolute.cosine < 0).mean()),
-                "mmcs_forward": float(np.nanmean(pair.absolute.best_left)),
-                "mmcs_backward": float(np.nanmean(pair.absolute.best_right)),
-            }
-            for pair in pairs
-        ],
-        schema=_PAIR_SCHEMA,
-    )
+    """One row a pair of runs; what was not measured is null.
+
+    ``n_same_index`` counts matched features with the same number; ``joint_mean`` is the mean score of the joint
+    matching; ``certified`` and ``stopped`` speak of all matchings of the pair, those of the nulls included,
+    ``upper_bound`` of the one of all features.
+    """
+    return pa.Table.from_pylist([_pair_row(runs, pair) for pair in pairs], schema=_PAIR_SCHEMA)
 
 
 def match_table(runs: Sequence[Run], pairs: Sequence[RunPair]) -> pa.Table:
-    """One row a matched pair of features under the absolute matching, with the signed cosine."""
+    """One row a matched pair of features under the absolute matching of the decoders, with the signed cosine.
+
+    ``encoder_cosine`` is that of the same two features' encoders, signed; ``joint_cosine`` the mean of both cosines,
+    signed: what Paulo & Belrose (2025) call a feature's similarity. Both are null without encoders.
+    """
     tables = []
     for pair in pairs:
         a, b, found = runs[pair.a], runs[pair.b], pair.absolute
+        encoder = np.full(len(found.left), np.nan) if pair.encoder_cosine is None else pair.encoder_cosine
         columns = {
             "run_a": pa.array([a.name] * len(found.left), pa.string()),
             "run_b": pa.array([b.name] * len(found.left), pa.string()),
             "feature_a": pa.array(found.left, pa.int64()),
             "feature_b": pa.array(found.right, pa.int64()),
             "cosine": pa.array(found.cosine, pa.float64()),
+            "encoder_cosine": _known(encoder),
+            "joint_cosine": _known((found.cosine + encoder) / 2),
             "alive_a": _optional(a.alive, found.left, pa.bool_()),
             "alive_b": _optional(b.alive, found.right, pa.bool_()),
             "frequency_a": _optional(a.frequency, found.left, pa.float64()),
@@ -113,58 +49,66 @@ def match_table(runs: Sequence[Run], pairs: Sequence[RunPair]) -> pa.Table:
     return pa.concat_tables(tables)
 
 
-def feature_table(runs: Sequence[Run], pairs: Sequence[RunPair], thresholds: Sequence[float]) -> pa.Table:
+def feature_table(
+    runs: Sequence[Run],
+    pairs: Sequence[RunPair],
+    thresholds: Sequence[float],
+    duplicates: Sequence[Duplicates] | None = None,
+    core: StableCore | None = None,
+) -> pa.Table:
     """One row a feature of a run.
 
     Columns: ``consistency``, the mean absolute cosine with its partners in the other runs (null if it never has one);
     ``n_matched``, in how many of them it has one; ``best``, the mean over the other runs of the largest absolute
     cosine with any of their features; ``margin``, the mean of the matched cosine minus the best alternative;
-    ``reappearance_<tau>``, the share of the other runs with a feature at least so similar.
+    ``alive`` and ``frequency``, null when unknown; ``nearest_duplicate``, the largest absolute cosine with another
+    feature of its own run, and ``nearest_duplicate_feature``, which one; ``core``, whether it is in the stable core
+    (the last three null when not measured, or for a row of zeros); ``reappearance_<tau>``, the share of the other runs
+    with a feature at least so similar.
     """
-    return pa.concat_tables([_features_of(runs, pairs, number, thresholds) for number in range(len(runs))])
+    tables = []
+    for number in range(len(runs)):
+        mine = None if duplicates is None else duplicates[number]
+        tables.append(_features_of(runs, pairs, number, thresholds, mine, core))
+    return pa.concat_tables(tables)
 
 
-def frequency_bins(runs: Sequence[Run], pairs: Sequence[RunPair], n_bins: int) -> list[FrequencyBin] | None:
-    """Log-spaced bins of the frequency of matched pairs, the smaller of the two features' frequencies.
-
-    A bin's contribution is the mean over pairs of runs of (sum of its absolute cosines) / (matched pairs), so all
-    contributions add up to PW-MCC. Pairs with a feature that never fired have a bin of their own, the first, if there
-    are any.
-    """
-    frequency, cosine, weight = [], [], []
-    for pair in pairs:
-        f_a, f_b, found = runs[pair.a].frequency, runs[pair.b].frequency, pair.absolute
-        if f_a is None or f_b is None:
-            return None
-        frequency.append(np.minimum(f_a[found.left], f_b[found.right]).astype(np.float64))
-        cosine.append(found.score)
-        weight.append(np.full(len(found.left), 1 / (len(found.left) * len(pairs))))
-    f, c, w = np.concatenate(frequency), np.concatenate(cosine), np.concatenate(weight)
-    dead = f == 0
-    bins = [_bin(0.0, 0.0, dead, c, w)] if dead.any() else []
-    if dead.all():
-        return bins
-    low, high = float(f[~dead].min()), float(f.max())
-    n = n_bins if high > low else 1
-    edges = np.geomspace(low, high, n + 1)
-    place = np.clip(np.searchsorted(edges, f, side="right") - 1, 0, n - 1)
-    bins += [_bin(float(edges[i]), float(edges[i + 1]), ~dead & (place == i), c, w) for i in range(n)]
-    return bins
+def _pair_row(runs: Sequence[Run], pair: RunPair) -> dict[str, object]:
+    found = pair.absolute
+    return {
+        "run_a": runs[pair.a].name,
+        "run_b": runs[pair.b].name,
+        "n_matched": len(found.left),
+        "mcc": found.mcc,
+        "mcc_signed": None if pair.signed is None else pair.signed.mcc,
+        "mcc_alive": None if pair.alive is None else pair.alive.mcc,
+        "n_matched_alive": None if pair.alive is None else len(pair.alive.left),
+        "mcc_merged": None if pair.merged is None else pair.merged.mcc,
+        "joint_mean": None if pair.joint is None else pair.joint.matching.mcc,
+        "upper_bound": found.upper_bound,
+        "certified": pair.certified,
+        "stopped": "; ".join(pair.stopped) or None,
+        "null_second_moment": _mean_of(pair.second_moment),
+        "null_sign_flip": _mean_of(pair.sign_flip),
+        "share_negative": float((found.cosine < 0).mean()),
+        "mmcs_forward": float(np.nanmean(found.best_left)),
+        "mmcs_backward": float(np.nanmean(found.best_right)),
+        "n_same_index": int((found.left == found.right).sum()),
+    }
 
 
-def _bin(low: float, high: float, inside: np.ndarray, cosine: np.ndarray, weight: np.ndarray) -> FrequencyBin:
-    values = cosine[inside]
-    return FrequencyBin(
-        low=low,
-        high=high,
-        n_matches=len(values),
-        mean_cosine=float(values.mean()) if len(values) else None,
-        sd_cosine=float(values.std(ddof=1)) if len(values) > 1 else None,
-        contribution=float((values * weight[inside]).sum()),
-    )
+def _mean_of(null: NullDraws | None) -> float | None:
+    return None if null is None else null.mcc
 
 
-def _features_of(runs: Sequence[Run], pairs: Sequence[RunPair], number: int, thresholds: Sequence[float]) -> pa.Table:
+def _features_of(
+    runs: Sequence[Run],
+    pairs: Sequence[RunPair],
+    number: int,
+    thresholds: Sequence[float],
+    duplicates: Duplicates | None,
+    core: StableCore | None,
+) -> pa.Table:
     run, n = runs[number], len(runs[number].W_dec)
     score, margin, best = [], [], []
     for pair in pairs:
@@ -187,6 +131,9 @@ def _features_of(runs: Sequence[Run], pairs: Sequence[RunPair], number: int, thr
         "margin": _mean_known(np.array(margin)),
         "alive": _optional(run.alive, np.arange(n), pa.bool_()),
         "frequency": _optional(run.frequency, np.arange(n), pa.float64()),
+        "nearest_duplicate": _known(np.full(n, np.nan) if duplicates is None else duplicates.nearest),
+        "nearest_duplicate_feature": _known_index(np.full(n, -1) if duplicates is None else duplicates.nearest_feature),
+        "core": _in_core(core, number, n),
     }
     for tau in thresholds:
         columns[f"reappearance_{tau:g}"] = _mean_known(np.where(np.isnan(best), np.nan, np.array(best) >= tau))
@@ -213,6 +160,20 @@ def _optional(values: np.ndarray | None, rows: np.ndarray, kind: pa.DataType) ->
     return pa.array(values[rows].astype(np.float64) if pa.types.is_floating(kind) else values[rows], kind)
 
 
+def _known(values: Float[np.ndarray, " n"]) -> pa.Array:
+    return pa.array(values, pa.float64(), mask=np.isnan(values))
+
+
+def _known_index(values: Int64[np.ndarray, " n"]) -> pa.Array:
+    return pa.array(values, pa.int64(), mask=values < 0)
+
+
+def _in_core(core: StableCore | None, number: int, n: int) -> pa.Array:
+    if core is None:
+        return pa.nulls(n, pa.bool_())
+    return pa.array(core.contains(number), pa.bool_(), mask=core.kinds[number] == Kind.NONE)
+
+
 _PAIR_SCHEMA = pa.schema(
     [
         pa.field("run_a", pa.string()),
@@ -222,11 +183,16 @@ _PAIR_SCHEMA = pa.schema(
         pa.field("mcc_signed", pa.float64()),
         pa.field("mcc_alive", pa.float64()),
         pa.field("n_matched_alive", pa.int64()),
+        pa.field("mcc_merged", pa.float64()),
+        pa.field("joint_mean", pa.float64()),
         pa.field("upper_bound", pa.float64()),
         pa.field("certified", pa.bool_()),
+        pa.field("stopped", pa.string()),
+        pa.field("null_second_moment", pa.float64()),
         pa.field("null_sign_flip", pa.float64()),
         pa.field("share_negative", pa.float64()),
         pa.field("mmcs_forward", pa.float64()),
         pa.field("mmcs_backward", pa.float64()),
+        pa.field("n_same_index", pa.int64()),
     ]
 )

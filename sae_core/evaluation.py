@@ -93,7 +93,7 @@ class _Sums:
     def add(self, x: Float[Tensor, "n d_in"]) -> None:
         x = x.to(self.sae.W_dec.device)
         codes = self.sae.encode(x)
-        x_hat = self.sae.decode(codes)
+        x_hat = self.sae.decode(codes, x)
         self.n_tokens += len(x)
         self.n_fired += (codes > 0).sum(0).double().cpu()
         self.activation += codes.sum(0, dtype=torch.float64).cpu()

@@ -1,4 +1,4 @@
-"""From panels to files: PNG for papers and the UI, SVG for pages; the style of every figure.
+"""From panels to files: PNG, SVG and PDF for papers, small PNG for the UI, SVG for pages; the style of every figure.
 
 The same panels give the same bytes: no dates, no global state, whatever the user's matplotlib settings are.
 """
@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf, PdfPages
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -18,8 +19,14 @@ Panel = Callable[[Axes], None]
 """Draws one panel into axes."""
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+SUFFIXES = (".png", ".svg", ".pdf")
+"""What figures can be written as."""
 MAX_SERIES = len(COLOURS)
 """Variants that one panel of curves can show and a reader tell apart."""
+MAX_KEYS_INSIDE = 4
+"""A legend with more keys stands above its axes."""
+ABOVE = "legend above"
+"""Group id of such a legend, for which the title makes room."""
 
 # Stand for the page's own colours in an SVG, so that it follows a light or dark theme.
 INK, MUTED, _LINE = "#1f2124", "#6f7379", "#dfe1e5"
@@ -29,6 +36,7 @@ _THEME = {
     _LINE: "var(--line)",
     **{colour: f"var(--series-{place}, {colour})" for place, colour in enumerate(COLOURS)},
 }
+_PDF_DATES = ("CreationDate", "Creator", "Producer")
 _FONT_SIZE = 8.5
 _PANEL_INCHES = (4.0, 3.0)
 _STYLE: dict[str, Any] = {
@@ -92,6 +100,44 @@ def small_png(panels: Sequence[Panel], columns: int = 2, max_bytes: int = 150_00
     raise ValueError(f"a figure of {len(panels)} panels does not fit into {max_bytes:,} bytes; draw fewer panels")
 
 
+def document(panels: Sequence[Panel], suffix: str, columns: int = 2, letters: bool = True) -> bytes:
+    """One figure of several panels as a file that stands alone, on white; the same panels give the same bytes.
+
+    Args:
+        suffix: one of ``SUFFIXES``. In an SVG text is drawn as outlines, in a PDF its font is embedded (TrueType), so
+            that both look the same everywhere.
+
+    Raises:
+        ValueError: for another suffix.
+    """
+    if suffix not in SUFFIXES:
+        raise ValueError(f"a figure is written as {', '.join(SUFFIXES)}: got {suffix!r}; choose one of them")
+    if suffix == ".png":
+        return png(panels, columns, letters=letters)
+    canvas = {".svg": FigureCanvasSVG, ".pdf": FigureCanvasPdf}[suffix]
+    nothing = {".svg": ("Date", "Creator"), ".pdf": _PDF_DATES}[suffix]
+    with matplotlib.rc_context({**_rc(), "svg.fonttype": "path", "pdf.fonttype": 42}):
+        figure = _figure(panels, columns, letters and len(panels) > 1)
+        canvas(figure)
+        out = io.BytesIO()
+        figure.savefig(out, format=suffix[1:], facecolor="white", metadata=dict.fromkeys(nothing))
+    return out.getvalue()
+
+
+def pdf_pages(panels: Sequence[Panel]) -> bytes:
+    """A page for each panel, as large as the panel: what a paper includes page by page. The same panels give the same
+    bytes.
+    """
+    out = io.BytesIO()
+    nothing: dict[str, None] = dict.fromkeys(_PDF_DATES)
+    with matplotlib.rc_context({**_rc(), "pdf.fonttype": 42}), PdfPages(out, metadata=nothing) as pages:
+        for panel in panels:
+            figure = _figure([panel], 1, letters=False)
+            FigureCanvasPdf(figure)
+            figure.savefig(pages, format="pdf", facecolor="white")
+    return out.getvalue()
+
+
 def svg(panel: Panel, description: str) -> str:
     """One panel as SVG to stand inside a page: as wide as its place, in the page's own colours, light or dark:
     the text colour, ``--muted``, ``--line`` and ``--series-0`` to ``--series-5``.
@@ -130,12 +176,20 @@ def _figure(panels: Sequence[Panel], columns: int, letters: bool) -> Figure:
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * rows), layout="constrained")
+    # A place of its own for each panel: a long label of one must not squeeze the others.
+    places = figure.subfigures(rows, columns, squeeze=False).ravel()
     for number, panel in enumerate(panels):
-        axes = figure.add_subplot(rows, columns, number + 1)
+        axes = places[number].add_subplot()
         panel(axes)
-        if letters:
-            axes.set_title(f"{chr(ord('A') + number)}  {axes.get_title('left')}")
+        _set_title(axes, f"{chr(ord('A') + number)}  " if letters else "")
     return figure
+
+
+def _set_title(axes: Axes, letter: str) -> None:
+    """The title with its letter, above a legend that stands above the axes."""
+    legend = axes.get_legend()
+    lines = -(-len(legend.get_texts()) // 2) if legend is not None and legend.get_gid() == ABOVE else 0
+    axes.set_title(letter + axes.get_title("left"), pad=_STYLE["axes.titlepad"] + (10.2 * lines + 2 if lines else 0))
 
 
 def _escape(text: str) -> str:

@@ -3,7 +3,9 @@
 Place in the flow: tables of *consistency* and *similarity* -> **figures** -> report and UI.
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; each variant has a marker of its own too.
-Solid is what was found, dashed is what chance gives. :mod:`sae_core.figure_files` turns panels into PNG and SVG.
+Solid is what was found, dashed is what chance gives (or the most that could be). Lines are drawn in
+:mod:`sae_core.figure_curves`, panels about what stands behind PW-MCC in :mod:`sae_core.figures_consistency`;
+:mod:`sae_core.figure_files` turns panels into PNG, SVG and PDF.
 """
 
 from collections.abc import Sequence
@@ -13,19 +15,45 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from sae_core.figure_files import COLOURS, INK, MAX_SERIES, MUTED, Panel, png, small_png, svg
+from sae_core.figure_curves import (
+    DASHED,
+    Curve,
+    EmptyPanel,
+    Scale,
+    Values,
+    curves_panel,
+    fill_alpha,
+    legend,
+    percent_axis,
+)
+from sae_core.figure_files import (
+    COLOURS,
+    INK,
+    MAX_SERIES,
+    MUTED,
+    SUFFIXES,
+    Panel,
+    document,
+    pdf_pages,
+    png,
+    small_png,
+    svg,
+)
+from sae_core.figures_consistency import (
+    Contributions,
+    DotRow,
+    contributions_panel,
+    dots_panel,
+    equal_bins_panel,
+    joint_panel,
+)
 
 __all__ = [
-    "MAX_SERIES", "Agreement", "Binned", "CosineCounts", "Curve", "Panel", "Values", "agreement_panel", "binned",
-    "curves_panel", "empty_panel", "histogram_panel", "png", "small_png", "svg",
+    "MAX_SERIES", "SUFFIXES", "Agreement", "Binned", "Contributions", "CosineCounts", "Curve", "DotRow", "EmptyPanel",
+    "Panel", "Scale", "Values", "agreement_panel", "binned", "contributions_panel", "curves_panel", "document",
+    "dots_panel", "equal_bins_panel", "histogram_panel", "joint_panel", "pdf_pages", "png", "small_png", "svg",
 ]  # fmt: skip
-
-Values = Float[np.ndarray, " n"]
-
-MARKERS = ("o", "s", "^", "D", "v", "P")
-_DASHED = (0, (2.5, 1.5))
 
 
 @dataclass(frozen=True)
@@ -42,6 +70,8 @@ class Agreement:
     """Among alive features only; None when unknown."""
     pairs: Values
     """Value of every pair of runs."""
+    warning: str = ""
+    """What a reader of this figure alone must know; stands below the label."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +81,9 @@ class CosineCounts:
     label: str
     edges: Float[np.ndarray, " edges"]
     counts: Values
-    null_counts: Values
-
-
-@dataclass(frozen=True)
-class Curve:
-    """One line, with a band or a dashed line of what chance gives, where there is one."""
-
-    label: str
-    x: Values
-    y: Values
-    low: Values | None = None
-    high: Values | None = None
-    chance: Values | None = None
-    colour: int = 0
-    """Place of its colour and marker among those of the panel."""
+    null_counts: Values | None
+    """None where the null has no histogram; then its mean is marked."""
+    null_mean: float
 
 
 @dataclass(frozen=True)
@@ -128,14 +146,18 @@ def agreement_panel(rows: Sequence[Agreement]) -> Panel:
                 axes.plot([row.alive], [place - 0.17], "D", color=colour, markersize=size, fillstyle="none")
         axes.set_ylim(1.22 * len(rows) - 0.3, -0.7)  # room for the legend below the rows
         axes.set_xlim(*_agreement_limits(rows))
-        axes.set_yticks(range(len(rows)), [row.label for row in rows])
+        axes.set_yticks(range(len(rows)), [f"{row.label}\n{row.warning}".strip() for row in rows])
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="x")
         axes.set_title("Agreement of seeds")
         axes.set_xlabel("PW-MCC")
-        keys = [
-            Line2D([], [], color=INK, marker="o", linewidth=2.2, label="all features, CI"),
-            Line2D([], [], color=INK, marker="D", fillstyle="none", linestyle="none", label="alive only"),
+        intervals, alive = (any(getattr(row, name) is not None for row in rows) for name in ("low", "alive"))
+        keys = [Line2D([], [], color=INK, marker="o", linewidth=2.2 * intervals, label="all features")]
+        if intervals:
+            keys[0].set_label("all features, CI")
+        if alive:
+            keys.append(Line2D([], [], color=INK, marker="D", fillstyle="none", linestyle="none", label="alive only"))
+        keys += [
             Line2D([], [], color=INK, marker=".", alpha=0.55, linestyle="none", label="pair of seeds"),
             Line2D(
                 [], [], color=MUTED, marker="|", markersize=9, markeredgewidth=1.6, linestyle="none", label="chance"
@@ -158,19 +180,23 @@ def histogram_panel(rows: Sequence[CosineCounts]) -> Panel:
 
     def draw(axes: Axes) -> None:
         for place, row in enumerate(rows):
-            found, chance = _shares(row.counts), _shares(row.null_counts)
-            axes.stairs(chance, row.edges, color=COLOURS[place], linewidth=1.0, linestyle=_DASHED, alpha=0.9)
-            axes.stairs(found, row.edges, color=COLOURS[place], fill=True, alpha=0.16, linewidth=0)
-            axes.stairs(found, row.edges, color=COLOURS[place], linewidth=1.4, label=row.label)
+            found = _shares(row.counts)
+            colour = COLOURS[place]
+            if row.null_counts is None:
+                axes.axvline(row.null_mean, color=colour, linewidth=1.0, linestyle=DASHED, alpha=0.9)
+            else:
+                chance = _shares(row.null_counts)
+                axes.stairs(chance, row.edges, color=colour, linewidth=1.0, linestyle=DASHED, alpha=0.9)
+            axes.stairs(found, row.edges, color=colour, fill=True, alpha=fill_alpha(len(rows)), linewidth=0)
+            axes.stairs(found, row.edges, color=colour, linewidth=1.4, label=row.label)
         axes.set_xlim(0, 1)
         axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
+        percent_axis(axes)
         axes.grid(axis="y")
         axes.set_title("Matched pairs by cosine")
         axes.set_xlabel("|cosine| of the matched pair")
         axes.set_ylabel("share of matched pairs")
-        _legend(axes, "chance")
+        legend(axes, "chance" if all(row.null_counts is not None for row in rows) else "mean by chance")
 
     return draw
 
@@ -178,78 +204,3 @@ def histogram_panel(rows: Sequence[CosineCounts]) -> Panel:
 def _shares(counts: Values) -> Values:
     total = counts.sum()
     return counts / total if total > 0 else counts
-
-
-def curves_panel(
-    curves: Sequence[Curve],
-    title: str,
-    x_label: str,
-    y_label: str,
-    *,
-    chance: str | None = None,
-    log_x: bool = False,
-    y_limits: tuple[float | None, float | None] = (None, None),
-    markers: bool = True,
-) -> Panel:
-    """Lines with bands; dashed where a curve has a chance level, which ``chance`` names in the legend."""
-
-    def draw(axes: Axes) -> None:
-        named: set[str] = set()
-        for curve in curves:
-            colour = COLOURS[curve.colour]
-            if curve.low is not None and curve.high is not None:
-                axes.fill_between(curve.x, curve.low, curve.high, color=colour, alpha=0.16, linewidth=0)
-            if curve.chance is not None:
-                axes.plot(curve.x, curve.chance, color=colour, linewidth=1.1, linestyle=_DASHED)
-            label = curve.label if curve.label not in named else "_nolegend_"
-            named.add(curve.label)
-            marker = MARKERS[curve.colour] if markers else None
-            axes.plot(curve.x, curve.y, color=colour, marker=marker, label=label, linewidth=1.5 if markers else 1.1)
-        if log_x:
-            axes.set_xscale("log")
-            low, high = axes.get_xlim()
-            if high < 50 * low:  # powers of ten alone would leave a single tick
-                axes.xaxis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            else:
-                axes.xaxis.set_major_locator(LogLocator(10, numticks=8))
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _power_of_ten(value)))
-            axes.xaxis.set_minor_locator(NullLocator())
-        else:
-            axes.xaxis.set_major_locator(MaxNLocator(6))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-        axes.set_ylim(*y_limits)
-        axes.grid()
-        axes.set_title(title)
-        axes.set_xlabel(x_label)
-        axes.set_ylabel(y_label)
-        _legend(axes, chance if any(curve.chance is not None for curve in curves) else None)
-
-    return draw
-
-
-def empty_panel(title: str, reason: str) -> Panel:
-    """What stands where there is nothing to show, and why."""
-
-    def draw(axes: Axes) -> None:
-        axes.set_title(title)
-        axes.set_axis_off()
-        axes.text(0.5, 0.5, reason, ha="center", va="center", color=MUTED, wrap=True, transform=axes.transAxes)
-
-    return draw
-
-
-def _legend(axes: Axes, chance: str | None) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if chance:
-        handles.append(Line2D([], [], color=MUTED, linewidth=1.1, linestyle=_DASHED))
-        labels.append(chance)
-    if handles:
-        axes.legend(handles, labels, loc="best")
-
-
-def _power_of_ten(value: float) -> str:
-    exponent = round(np.log10(value))
-    if exponent in (0, -1):
-        return f"{10.0**exponent:g}"
-    return "10" + str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))

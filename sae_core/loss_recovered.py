@@ -121,7 +121,8 @@ def loss_recovered(
     """The model's loss with an SAE's reconstructions in place of the activations."""
 
     def reconstruct(x: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_in"]:
-        return sae.decode(sae.encode(x.to(sae.W_dec.device, torch.float32))).to(x.device)
+        x_sae = x.to(sae.W_dec.device, torch.float32)
+        return sae.decode(sae.encode(x_sae), x_sae).to(x.device)
 
     patched = _mean_loss(model, reference, reconstruct, "loss with reconstructions", progress)
     return LossRecovered(

@@ -1,8 +1,9 @@
 """What chance alone scores: the floors beside every MCC, for *consistency*.
 
 Raw MCC has a large floor, since the best of many random directions is rarely far away. The isotropic null is what two
-dictionaries of uniformly random directions score; the sign-flip null keeps the Gram matrix of a real dictionary, so
-that duplicates, clusters and anisotropy stay, and only the relation to the other dictionary is lost.
+dictionaries of uniformly random directions score; the second-moment null gives such directions the anisotropy of the
+real dictionaries; the sign-flip null keeps the Gram matrix of a real dictionary, so that duplicates, clusters and
+anisotropy stay, and only the relation to the other dictionary is lost.
 """
 
 from collections.abc import Iterator
@@ -93,8 +94,43 @@ def _simulated_mcc(n: int, other: int, d: int, n_draws: int, generator: torch.Ge
     return float(np.mean(values[:n_draws]))
 
 
-def sign_flip_matchings(
+def second_moment_matchings(
+    W_a: Float[Tensor | np.ndarray, "n_a d_a"],
+    W_b: Float[Tensor | np.ndarray, "n_b d_b"],
+    n_draws: int,
+    seed: int,
+    time_budget_s: float | None = None,
+) -> Iterator[Matching]:
+    """Matchings of random counterparts of A and B: Gaussian rows with the second moments of A's and B's unit rows (N1).
+
+    Rows of A' are drawn from ``N(0, M_A)``, ``M_A = (1/n) sum_i a_i a_i^T``, not centred, so a direction that all
+    rows share comes back as an axis of large spread; likewise B'. Both have as many rows as the originals have with a
+    direction.
+
+    Raises:
+        ValueError: if there is no draw, or as :func:`sae_core.matching.match` does.
+    """
+    _check_draws(n_draws)
+    roots = [_second_moment_root(W, name) for W, name in ((W_a, "left"), (W_b, "right"))]
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(n_draws):
+        a, b = (torch.randn(n, len(root), generator=generator).to(root) @ root for n, root in roots)
+        yield match(a, b, time_budget_s=time_budget_s)
+
+
+def second_moment_null(
     W_a: Float[Tensor | np.ndarray, "n_a d_a"], W_b: Float[Tensor | np.ndarray, "n_b d_b"], n_draws: int, seed: int
+) -> float:
+    """Mean MCC of random dictionaries with the second moments of A and B; see :func:`second_moment_matchings`."""
+    return float(np.mean([matching.mcc for matching in second_moment_matchings(W_a, W_b, n_draws, seed)]))
+
+
+def sign_flip_matchings(
+    W_a: Float[Tensor | np.ndarray, "n_a d_a"],
+    W_b: Float[Tensor | np.ndarray, "n_b d_b"],
+    n_draws: int,
+    seed: int,
+    time_budget_s: float | None = None,
 ) -> Iterator[Matching]:
     """Matchings of A with random counterparts of B that have exactly the Gram matrix and the second moment of B (N3).
 
@@ -105,14 +141,14 @@ def sign_flip_matchings(
     Raises:
         ValueError: if there is no draw, or as :func:`sae_core.matching.match` does.
     """
-    if n_draws < 1:
-        raise ValueError(f"a null needs at least one draw: got n_draws={n_draws}")
+    _check_draws(n_draws)
     b = unit_rows(torch.as_tensor(W_b), torch.from_numpy(rows_with_direction(W_b, "right")))
     _, eigenvectors = torch.linalg.eigh(b.T @ b / len(b))
     generator = torch.Generator().manual_seed(seed)
     for _ in range(n_draws):
         signs = torch.randint(0, 2, (b.shape[1],), generator=generator).to(b) * 2 - 1
-        yield match(W_a, b @ (eigenvectors * signs) @ eigenvectors.T)
+        flipped = b @ (eigenvectors * signs) @ eigenvectors.T
+        yield match(W_a, flipped, time_budget_s=time_budget_s)
 
 
 def sign_flip_null(
@@ -131,3 +167,16 @@ def chance_corrected(mcc: float, null: float) -> float:
     if not null < 1:
         raise ValueError(f"a chance level must be below 1 to be corrected for: got {null}")
     return (mcc - null) / (1 - null)
+
+
+def _check_draws(n_draws: int) -> None:
+    if n_draws < 1:
+        raise ValueError(f"a null needs at least one draw: got n_draws={n_draws}")
+
+
+def _second_moment_root(W: Tensor | np.ndarray, name: str) -> tuple[int, Float[Tensor, "d d"]]:
+    """Number of rows with a direction, and the symmetric root of their second moment, float32."""
+    unit = unit_rows(torch.as_tensor(W), torch.from_numpy(rows_with_direction(W, name)))
+    values, vectors = torch.linalg.eigh(unit.T @ unit / len(unit))
+    root = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return len(unit), root.float()

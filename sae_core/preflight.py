@@ -1,6 +1,6 @@
 """What can be known to be wrong with a study before hours of work start."""
 
-from sae_core.config import LocalExplainer, ModelConfig, StudyConfig
+from sae_core.config import LocalExplainer, ModelConfig, PretrainedConfig, StudyConfig
 from sae_core.store import ArtifactStore
 
 
@@ -14,20 +14,39 @@ def preflight_study(study: StudyConfig, model: ModelConfig, store: ArtifactStore
             what to do.
     """
     from sae_core.corpus import load_documents
-    from sae_core.devices import resolve_device
     from sae_core.embeddings import embedder_location
     from sae_core.language_models import preflight
 
     preflight(model, [study.hook], store)
-    resolve_device(study.training.device)
     load_documents(model.corpus.source)  # refuses a corpus that is missing, empty, or without its column
-    available = model.corpus.n_tokens
-    if available is not None and available * (1 - model.corpus.held_out_fraction) < study.training.batch_size:
-        raise ValueError(
-            f"study {study.name}: too few tokens for one batch: corpus.n_tokens={available} of which "
-            f"{model.corpus.held_out_fraction:.0%} are held out, batch_size={study.training.batch_size}; read more "
-            "tokens or lower batch_size"
-        )
+    _check_training(study, model)
+    _check_pretrained(study)
     if isinstance(study.explanations.explainer, LocalExplainer):
         preflight(study.explanations.explainer.model, [], store)
     embedder_location(study.similarity)
+
+
+def _check_training(study: StudyConfig, model: ModelConfig) -> None:
+    from sae_core.devices import resolve_device
+
+    if study.training is None:
+        return
+    resolve_device(study.training.device)
+    available, share, batch_size = model.corpus.n_tokens, model.corpus.held_out_fraction, study.training.batch_size
+    if available is not None and available * (1 - share) < batch_size:
+        raise ValueError(
+            f"study {study.name}: too few tokens for one batch: corpus.n_tokens={available} of which {share:.0%} are "
+            f"held out, batch_size={batch_size}; read more tokens or lower batch_size"
+        )
+
+
+def _check_pretrained(study: StudyConfig) -> None:
+    """Fetch and read the pretrained SAEs: hours of extraction are not worth starting for a wrong path."""
+    from sae_core.formats import load_sae
+
+    for variant in study.variants:
+        if isinstance(variant, PretrainedConfig):
+            widths = {location: load_sae(location, variant.format).d_in for location in variant.saes}
+            if len(set(widths.values())) > 1:
+                listed = ", ".join(f"{location} reads {width}" for location, width in widths.items())
+                raise ValueError(f"study {study.name}: SAEs of variant {variant.key} read different widths: {listed}")

@@ -13,24 +13,38 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sae_core.config import ModelConfig, StudyConfig
-from sae_core.figures import png, small_png
+from sae_core.figures import pdf_pages, png, small_png
+from sae_core.report_evidence import ReportPanels, report_panels
 from sae_core.report_page import lead, render_page
-from sae_core.report_panels import answer_panels, consistency_figure, similarity_figure
+from sae_core.report_pictures import (
+    compare_figure,
+    consistency_figure,
+    core_figure,
+    over_training_figure,
+    similarity_figure,
+    write_compare_figure,
+)
 from sae_core.report_records import Value, VariantRecord, read_variant
-from sae_core.report_table import TYPES, evenly_spaced, markdown_rows, per_million, table_row, terminal_rows
+from sae_core.report_stability import Comparison, compare_all
+from sae_core.report_table import TYPES, evenly_spaced, per_million, table_row
+from sae_core.report_text import markdown_rows, terminal_rows
 from sae_core.store import Artifact
 
 __all__ = [
+    "compare_figure",
     "consistency_figure",
+    "core_figure",
     "markdown_explanations",
     "markdown_table",
+    "over_training_figure",
     "similarity_figure",
     "terminal_table",
+    "write_compare_figure",
     "write_report",
 ]
 
 _SMALL_BYTES = 150_000
-_FORMAT_VERSION = 1
+_FORMAT_VERSION = 2
 
 
 def write_report(
@@ -38,9 +52,10 @@ def write_report(
 ) -> dict[str, Any]:
     """Write the report of a study into a folder.
 
-    ``report.html`` (one self-contained page), ``report.png`` (the figure, for papers), ``report_small.png`` (below
-    150 kB), ``table.parquet`` and ``table.json`` (a record a variant), ``summary.json`` (the table, the settings and
-    where it all comes from).
+    ``report.html`` (one self-contained page), ``report.png`` (the answer as a figure), ``evidence.png`` (what stands
+    behind it), ``figures.pdf`` (a page for each panel, for papers), ``report_small.png`` (the answer below 150 kB),
+    ``table.parquet`` and ``table.json`` (a record a variant), ``summary.json`` (the table, comparisons of variants, the
+    settings and where it all comes from).
 
     Args:
         variants: for each variant key ``consistency``, ``explanation_similarity``, and per seed ``sae seed 0``,
@@ -58,19 +73,28 @@ def write_report(
     records = [read_variant(study, key, artifacts) for key, artifacts in variants.items()]
     rows = [table_row(record) for record in records]
     artifacts = {f"{key} {name}": made for key, found in variants.items() for name, made in found.items()}
-    panels = [named.panel for named in answer_panels(records)]
+    comparisons, panels = compare_all(records), report_panels(records)
     table = pa.Table.from_pylist(rows, schema=pa.schema(list(TYPES.items())))
-    summary = _summary(study, model, records, rows, artifacts)
+    summary = _summary(study, model, records, rows, comparisons, artifacts)
+    page = render_page(study, model, records, rows, comparisons, panels, artifacts)
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / "table.json", _json(rows))
     _write(folder / "summary.json", _json(summary))
-    _write(folder / "report.html", render_page(study, model, records, rows, artifacts).encode())
-    _write(folder / "report.png", png(panels, dpi=240))
-    _write(folder / "report_small.png", small_png(panels, max_bytes=_SMALL_BYTES))
+    _write(folder / "report.html", page.encode())
+    _write_pictures(folder, panels)
     part = folder / "table.parquet.part"
     pq.write_table(table, part)
     os.replace(part, folder / "table.parquet")
     return _headline(records, rows)
+
+
+def _write_pictures(folder: Path, panels: ReportPanels) -> None:
+    answer, evidence = ([named.panel for named in group] for group in (panels.answer, panels.evidence))
+    known = [named.panel for named in panels.evidence if not named.shows_nothing]
+    _write(folder / "report.png", png(answer, dpi=240))
+    _write(folder / "report_small.png", small_png(answer, max_bytes=_SMALL_BYTES))
+    _write(folder / "evidence.png", png(known or evidence, dpi=200))
+    _write(folder / "figures.pdf", pdf_pages([named.panel for named in panels.shown()]))
 
 
 def terminal_table(folder: Path) -> str:
@@ -110,6 +134,7 @@ def _summary(
     model: ModelConfig,
     records: Sequence[VariantRecord],
     rows: Sequence[Mapping[str, Value]],
+    comparisons: Sequence[Comparison],
     artifacts: Mapping[str, Artifact],
 ) -> dict[str, Any]:
     return {
@@ -122,6 +147,7 @@ def _summary(
         "answer": lead(records),
         "credit": model.corpus.credit,
         "variants": list(rows),
+        "comparisons": [found.model_dump(mode="json") for found in comparisons],
         "artifacts": {
             name: {"kind": made.manifest.kind, "fingerprint": made.manifest.fingerprint, "content": made.content}
             for name, made in artifacts.items()
@@ -142,6 +168,9 @@ def _headline(records: Sequence[VariantRecord], rows: Sequence[Mapping[str, Valu
         "highest_ci_high": row["CI high"],
         "highest_null": row["null"],
         "highest_kappa": row["kappa"],
+        "highest_shared": row["shared 0.7"],
+        "highest_core": row["core 0.7"],
+        "n_not_independent": sum(record.consistency.summary.shared_initialisation for record in records),
         "highest_explanation_rho": row["explanation rho"],
         "highest_lift": row["lift"],
     }

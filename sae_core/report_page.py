@@ -12,65 +12,20 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sae_core.config import ModelConfig, StudyConfig
-from sae_core.figures import svg
-from sae_core.report_panels import NamedPanel, answer_panels, shown_in_curves, training_panels
+from sae_core.figures import EmptyPanel, svg
+from sae_core.report_evidence import ReportPanels
+from sae_core.report_glossary import GLOSSARY, SHARED_INITIALISATION
+from sae_core.report_panels import NamedPanel, shown_in_curves
 from sae_core.report_records import VariantRecord
-from sae_core.report_sections import PageTable, Section, answer_table, sections
-from sae_core.report_table import MISSING, Row, missing_notes, number, percent, with_interval
+from sae_core.report_sections import answer_table, sections
+from sae_core.report_stability import Comparison, PageTable, Section, comparison_section
+from sae_core.report_table import DEFINITION, MISSING, SHARED_AT, Row, number, percent, with_interval
+from sae_core.report_text import missing_notes
 from sae_core.similarity_results import SimilaritySummary
 from sae_core.store import Artifact
 
 _ENVIRONMENT = ("git_commit", "python", "torch", "transformers", "datasets", "numpy", "scipy", "numba", "pyarrow")
 _VARIED = {"init": "the initial weights", "order": "the order of the training tokens"}
-
-GLOSSARY = (
-    (
-        "PW-MCC",
-        "Pairwise mean correlation coefficient: the decoder directions of two seeds are matched one to one so that the "
-        "mean absolute cosine is largest (exact assignment), and that mean is averaged over all pairs of seeds. "
-        "1: both found the same features, up to order and sign. Never compare it without its null.",
-    ),
-    (
-        "95 % CI",
-        "Interval over seeds (jackknife). Pairs share seeds, so the spread over pairs would be far too narrow. It says "
-        "what other seeds of the same recipe would give, nothing about other text or another layer.",
-    ),
-    (
-        "null",
-        "What dictionaries score that share only their shape: one of each pair has its principal axes flipped at "
-        "random, so that its Gram matrix and second moment stay as they are. Matching many directions in few "
-        "dimensions gives much by chance alone.",
-    ),
-    (
-        "kappa",
-        "Agreement beyond chance, (PW-MCC − null) / (1 − null): 0 at chance, 1 for identical dictionaries. The "
-        "number to compare variants of different size by.",
-    ),
-    ("alive", "PW-MCC matched among features that fired at least once on the held-out tokens; dead ones are left out."),
-    ("signed", "PW-MCC with the cosine itself in place of its absolute value, under its own best matching."),
-    (
-        "explanation ρ",
-        "Whether features found more consistently are explained more alike: rank correlation (Spearman) of a matched "
-        "pair’s cosine with the similarity of its two explanations, frequency held constant; raw, without that. The "
-        "two explanations come from disjoint halves of the held-out text.",
-    ),
-    (
-        "lift",
-        "How much more alike the explanations of matched features are than those of random pairs of equal frequency "
-        "(cosine of sentence embeddings). 0: no more than chance.",
-    ),
-    (
-        "L0, FVE, loss recovered, dead",
-        "Quality on held-out tokens, mean over seeds: features active on a token; fraction of variance explained; how "
-        "much of the language model’s next-token loss survives when it reads reconstructions (1: all of it, 0: as "
-        "bad as zeros); share of features that never fired. Consistency means little without it.",
-    ),
-    (
-        "Picking a winner",
-        "The variant that agrees most was picked on these very seeds, so its value is a little too good: train it on "
-        "new seeds before reporting it.",
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -79,6 +34,14 @@ class PageFigure:
 
     svg: Markup
     caption: str
+
+
+@dataclass(frozen=True)
+class PageWarning:
+    """What readers must know before they read a number."""
+
+    title: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -98,10 +61,16 @@ class Page:
     title: str
     subtitle: str
     lead: str
+    warnings: list[PageWarning]
     answer: PageTable
+    definition: str
     missing: list[str]
     answer_figures: list[PageFigure]
+    answer_gaps: list[str]
     shown_note: str
+    differences: Section | None
+    evidence_figures: list[PageFigure]
+    evidence_gaps: list[str]
     variants: list[PageVariant]
     training_note: str
     training_figures: list[PageFigure]
@@ -119,6 +88,8 @@ def render_page(
     model: ModelConfig,
     records: Sequence[VariantRecord],
     rows: Sequence[Row],
+    comparisons: Sequence[Comparison],
+    panels: ReportPanels,
     artifacts: Mapping[str, Artifact],
 ) -> str:
     """The page as one self-contained HTML file: no script, no font and no picture from elsewhere.
@@ -126,6 +97,8 @@ def render_page(
     Args:
         records: variants in the order of the study.
         rows: their rows of the table.
+        comparisons: of every pair of them.
+        panels: its figures.
         artifacts: by name, for the provenance.
     """
     seeds = ", ".join(str(seed) for seed in study.seeds)
@@ -135,13 +108,20 @@ def render_page(
         subtitle=f"Study {study.name} · {study.hook} · {_count(len(records), 'variant')} × {len(study.seeds)} seeds "
         f"({seeds}); a seed changes {' and '.join(_VARIED[what] for what in study.vary)}, nothing else",
         lead=lead(records),
+        warnings=_warnings(records),
         answer=answer_table(rows),
+        definition=f"PW-MCC: {DEFINITION}, mean over pairs of seeds. Cosine ≥ {SHARED_AT}: share of matched pairs; "
+        "joint: by the mean of decoder and encoder cosine. Core: features of all seeds that choose each other.",
         missing=missing_notes(rows),
-        answer_figures=_figures(answer_panels(records)),
+        answer_figures=_figures(panels.answer),
+        answer_gaps=_nothing_to_show(panels.answer),
         shown_note=_shown_note(records),
+        differences=comparison_section(comparisons),
+        evidence_figures=_figures(panels.evidence),
+        evidence_gaps=_nothing_to_show(panels.evidence),
         variants=[PageVariant(r.key, _settings(r), sections(r)) for r in records],
         training_note=_training_note(study),
-        training_figures=_figures(training_panels(records)),
+        training_figures=_figures(panels.training),
         provenance_note="Every number above comes from these artifacts of the store, and they from those above them: "
         "the address names what an artifact is made of, the content digest what is in it.",
         provenance=provenance(artifacts),
@@ -160,8 +140,11 @@ def lead(records: Sequence[VariantRecord]) -> str:
     found = best.consistency.summary
     which = f"{best.key} agrees most beyond chance" if len(records) > 1 else best.key
     value = number(found.pw_mcc) if found.ci_low is None else with_interval(found.pw_mcc, found.ci_low, found.ci_high)
-    kappa = "" if found.kappa_sign_flip is None else f" (kappa {number(found.kappa_sign_flip)})"
-    text = f"{which}: PW-MCC {value}, where chance gives {number(found.null_sign_flip)}{kappa}."
+    beyond = best.consistency.kappa
+    kappa = "" if beyond is None else f" (kappa {number(beyond)})"
+    if found.shared_initialisation:
+        which = f"{which}, but the seeds share an initialisation and are not independent"
+    text = f"{which}: PW-MCC {value}, where chance gives {number(best.consistency.null)}{kappa}."
     if found.shared_fraction:
         highest = max(found.shared_fraction, key=float)
         share = found.shared_fraction[highest]
@@ -215,26 +198,62 @@ def environment_table(artifacts: Mapping[str, Artifact]) -> PageTable:
 
 def _figures(panels: Sequence[NamedPanel]) -> list[PageFigure]:
     # The SVG is our own and escapes what it prints.
-    return [PageFigure(Markup(svg(panel.panel, panel.caption)), panel.caption) for panel in panels]
+    return [
+        PageFigure(Markup(svg(named.panel, named.caption)), named.caption)
+        for named in panels
+        if not named.shows_nothing
+    ]
+
+
+def _nothing_to_show(panels: Sequence[NamedPanel]) -> list[str]:
+    """In place of the figures that have nothing to show: what they are, and why."""
+    return [
+        f"{panel.title}: {' '.join(panel.reason.split())}"
+        for panel in (named.panel for named in panels)
+        if isinstance(panel, EmptyPanel)
+    ]
+
+
+def _warnings(records: Sequence[VariantRecord]) -> list[PageWarning]:
+    """One box for shared initialisations, one for numbers without a proof; nothing where all is well."""
+    flagged = [record for record in records if record.consistency.summary.shared_initialisation]
+    unproven = [record for record in records if not record.consistency.summary.certified]
+    found = []
+    if flagged:
+        why = " ".join(f"{r.key}: {r.consistency.summary.shared_initialisation_reason}." for r in flagged)
+        found.append(PageWarning("The seeds of a variant are not independent", f"{why} {SHARED_INITIALISATION}"))
+    if unproven:
+        bounds = "; ".join(f"{r.key} at most {number(r.consistency.summary.upper_bound, 4)}" for r in unproven)
+        stopped = "; ".join(dict.fromkeys(why for r in unproven for why in r.consistency.summary.stopped))
+        why = f" ({stopped})" if stopped else ""
+        text = f"Matchings ended before the proof that they are the best{why}, so PW-MCC is a lower bound: {bounds}."
+        found.append(PageWarning("Not every number is proven", text))
+    return found
 
 
 def _shown_note(records: Sequence[VariantRecord]) -> str:
     shown = shown_in_curves(records)
     if len(shown) == len(records):
         return ""
-    return f"The last three figures show the {len(shown)} of {len(records)} variants that agree most beyond chance."
+    return f"All figures but the first show the {len(shown)} of {len(records)} variants that agree most beyond chance."
 
 
 def _settings(record: VariantRecord) -> str:
     own: dict[str, Any] = record.config.model_dump(mode="json", exclude_none=True)
-    values = {name: own.pop(name) for name in ("architecture", "d_sae")} | own
-    return " · ".join(
-        f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}" for name, value in values.items()
-    )
+    values = {name: own.pop(name) for name in ("architecture", "d_sae") if name in own} | own
+    return " · ".join(f"{name} {_setting(value)}" for name, value in values.items())
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, list):
+        return ", ".join(str(part) for part in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _training_note(study: StudyConfig) -> str:
     training = study.training
+    if training is None:
+        return "Nothing was trained here: the SAEs of all variants come from elsewhere."
     return (
         f"{training.n_steps:,} steps of {training.batch_size:,} tokens, learning rate {training.lr:g} (warm-up "
         f"{training.warmup_steps:,} steps, decay from {training.decay_start:.0%}), sparsity warm-up "

@@ -1,32 +1,30 @@
-"""From the records of variants to the panels of the figures; and the small pictures that the UI shows.
+"""From the records of variants to the panels of the answer and of training.
 
 Part of *report*; the drawing itself is in :mod:`sae_core.figures`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
+from sae_core.consistency_results import ConsistencySummary
 from sae_core.figures import (
     MAX_SERIES,
     Agreement,
     CosineCounts,
     Curve,
+    EmptyPanel,
     Panel,
     Values,
     agreement_panel,
     binned,
     curves_panel,
-    empty_panel,
     histogram_panel,
-    small_png,
 )
 from sae_core.report_records import ConsistencyRecord, SimilarityRecord, VariantRecord
-
-_PICTURE_BYTES = 100_000
+from sae_core.report_table import why_missing
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,11 @@ class NamedPanel:
     name: str
     panel: Panel
     caption: str
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether it only says why there is nothing to show."""
+        return isinstance(self.panel, EmptyPanel)
 
 
 def shown_in_curves(records: Sequence[VariantRecord]) -> list[VariantRecord]:
@@ -52,23 +55,23 @@ def answer_panels(records: Sequence[VariantRecord]) -> list[NamedPanel]:
         NamedPanel(
             "agreement",
             agreement_panel([_agreement(record.key, record.consistency) for record in records]),
-            "PW-MCC of each variant with its 95 % interval over seeds; the bar marks what the sign-flip null gives.",
+            "PW-MCC of each variant with its 95 % interval over seeds; the bar marks what chance gives.",
         ),
         NamedPanel(
             "cosines",
-            histogram_panel([_counts(label, record) for label, record in consistent]),
+            histogram_panel([cosine_counts(label, record.summary) for label, record in consistent]),
             "Matched pairs of features by absolute cosine, all pairs of seeds; dashed, the same for the null. "
             "A peak at 1 and another at chance is a mixture of found and unfound features.",
         ),
         NamedPanel(
             "frequency",
-            _frequency_panel(consistent),
+            frequency_panel(consistent),
             "How consistent a feature is by how often it fires: median and quartiles over alive features, in bins of "
             "equal count; dashed, the mean of the null.",
         ),
         NamedPanel(
             "explanations",
-            _explanation_panel([(record.key, record.similarity) for record in shown]),
+            explanation_panel([(record.key, record.similarity) for record in shown]),
             "How alike two matched features are explained, by their cosine: mean and quartiles in bins of equal "
             "count; dashed, random pairs of equal frequency.",
         ),
@@ -76,22 +79,27 @@ def answer_panels(records: Sequence[VariantRecord]) -> list[NamedPanel]:
 
 
 def training_panels(records: Sequence[VariantRecord]) -> list[NamedPanel]:
-    """Training curves, a line a seed: fraction of variance explained, and dead features."""
+    """Training curves, a line a seed: fraction of variance explained, and dead features; none where nothing was
+    trained here.
+    """
     shown = shown_in_curves(records)
+    runs = [(record.key, place, run.curve) for place, record in enumerate(shown) for run in record.runs]
 
-    def curves(column: str) -> list[Curve]:
+    def curves(name: str) -> list[Curve]:
         return [
-            Curve(record.key, _column(run.curve, "step"), _column(run.curve, column), colour=place)
-            for place, record in enumerate(shown)
-            for run in record.runs
+            Curve(label, column(table, "step"), column(table, name), colour=place)
+            for label, place, table in runs
+            if table is not None
         ]
 
     fve = [curve.y for curve in curves("fve")]
+    if not fve:
+        return []
     # The first steps may be far below zero and would flatten all that follows.
     lowest = min([0.0, *(float(y[len(y) // 10 :].min()) for y in fve if len(y))])
 
-    def panel(column: str, title: str, y_label: str, y_limits: tuple[float, float | None]) -> Panel:
-        return curves_panel(curves(column), title, "training step", y_label, y_limits=y_limits, markers=False)
+    def panel(name: str, title: str, y_label: str, y_limits: tuple[float, float | None]) -> Panel:
+        return curves_panel(curves(name), title, "training step", y_label, y_limits=y_limits, markers=False)
 
     return [
         NamedPanel(
@@ -107,19 +115,6 @@ def training_panels(records: Sequence[VariantRecord]) -> list[NamedPanel]:
     ]
 
 
-def consistency_figure(folder: Path) -> bytes:
-    """Small PNG of a *consistency* artifact: matched cosines with the null, and consistency against frequency."""
-    record = ConsistencyRecord.read(folder)
-    return small_png(
-        [histogram_panel([_counts("seeds", record)]), _frequency_panel([("median", record)])], 2, _PICTURE_BYTES
-    )
-
-
-def similarity_figure(folder: Path) -> bytes:
-    """Small PNG of an *explanation similarity* artifact: similarity against cosine, beside decoys."""
-    return small_png([_explanation_panel([("matched pairs", SimilarityRecord.read(folder))])], 1, _PICTURE_BYTES)
-
-
 def _agreement(label: str, record: ConsistencyRecord) -> Agreement:
     found = record.summary
     return Agreement(
@@ -127,45 +122,51 @@ def _agreement(label: str, record: ConsistencyRecord) -> Agreement:
         value=found.pw_mcc,
         low=found.ci_low,
         high=found.ci_high,
-        null=found.null_sign_flip,
+        null=record.null,
         alive=found.pw_mcc_alive,
-        pairs=_column(record.pairs, "mcc"),
+        pairs=column(record.pairs, "mcc"),
+        warning="(seeds not independent)" if found.shared_initialisation else "",
     )
 
 
-def _counts(label: str, record: ConsistencyRecord) -> CosineCounts:
-    histogram = record.summary.histogram
+def cosine_counts(label: str, summary: ConsistencySummary) -> CosineCounts:
+    """The histogram of a summary; with the mean of random directions where the sign-flip null was not drawn."""
+    found = summary.histogram
+    null = None if found.null_counts is None else np.array(found.null_counts, float)
     return CosineCounts(
-        label, *(np.array(v, float) for v in (histogram.edges, histogram.counts, histogram.null_counts))
+        label, np.array(found.edges, float), np.array(found.counts, float), null, summary.null_isotropic
     )
 
 
-def _frequency_panel(records: Sequence[tuple[str, ConsistencyRecord]]) -> Panel:
+def frequency_panel(records: Sequence[tuple[str, ConsistencyRecord]]) -> Panel:
+    """How consistent features are by how often they fire, a curve a labelled record."""
     title, curves = "Consistency by frequency", []
     for place, (label, record) in enumerate(records):
-        frequency, value = (_column(record.features, name) for name in ("frequency", "consistency"))
+        frequency, value = (column(record.features, name) for name in ("frequency", "consistency"))
         known = (frequency > 0) & np.isfinite(value)
         if known.any():
             bins = binned(frequency[known], value[known])
-            null = np.full(len(bins.x), record.summary.null_sign_flip)
+            null = np.full(len(bins.x), record.null)
             curves.append(Curve(label, bins.x, bins.median, bins.low, bins.high, null, colour=place))
     if not curves:
-        return empty_panel(title, "no feature fired\non the evaluation tokens")
+        unknown = [why_missing(r.summary, "frequency_bins") for _, r in records if r.summary.frequency_bins is None]
+        return EmptyPanel(title, "\n".join(dict.fromkeys(unknown)) or "no feature fired\non the evaluation tokens")
     return curves_panel(
         curves,
         title,
         "share of tokens on which the feature fires",
         "mean |cosine| with its partners",
         chance="chance",
-        log_x=True,
+        scale="log",
         y_limits=(0.0, 1.0),
     )
 
 
-def _explanation_panel(records: Sequence[tuple[str, SimilarityRecord]]) -> Panel:
+def explanation_panel(records: Sequence[tuple[str, SimilarityRecord]]) -> Panel:
+    """How alike matched features are explained by their cosine, a curve a labelled record."""
     title, curves, reasons = "Explanations by cosine", [], []
     for place, (label, record) in enumerate(records):
-        cosine, matched, decoy = (_column(record.pairs, name) for name in ("cosine", "similarity", "decoy_similarity"))
+        cosine, matched, decoy = (column(record.pairs, name) for name in ("cosine", "similarity", "decoy_similarity"))
         known = np.isfinite(matched) & np.isfinite(decoy)
         if not known.any():
             reasons.append(f"{label}: no matched pair is explained\non both sides")
@@ -174,7 +175,7 @@ def _explanation_panel(records: Sequence[tuple[str, SimilarityRecord]]) -> Panel
         decoys = binned(np.abs(cosine[known]), decoy[known], max_bins=10)
         curves.append(Curve(label, bins.x, bins.mean, bins.low, bins.high, decoys.mean, colour=place))
     if not curves:
-        return empty_panel(title, "\n".join(dict.fromkeys(reasons)))
+        return EmptyPanel(title, "\n".join(dict.fromkeys(reasons)))
     return curves_panel(
         curves,
         title,
@@ -184,6 +185,6 @@ def _explanation_panel(records: Sequence[tuple[str, SimilarityRecord]]) -> Panel
     )
 
 
-def _column(table: pa.Table, name: str) -> Values:
+def column(table: pa.Table, name: str) -> Values:
     """A column as float64, nan where it is null."""
     return np.asarray(table[name].cast(pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)

@@ -4,14 +4,16 @@ Part of *report*.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from sae_core.consistency_results import FrequencyBin
 from sae_core.report_records import VariantRecord
+from sae_core.report_stability import PageTable, Section, activations, chance, definitions, stability
 from sae_core.report_table import (
     MISSING,
+    SHARED_AT,
     Row,
     evenly_spaced,
     number,
@@ -25,42 +27,24 @@ _N_EXAMPLES = 10
 """Matched pairs of features quoted with their explanations."""
 
 
-@dataclass(frozen=True)
-class PageTable:
-    """A table of ready text; the first column names the row."""
-
-    header: list[str]
-    rows: list[list[str]]
-
-
-@dataclass(frozen=True)
-class Section:
-    """A table about one variant, under a title."""
-
-    title: str
-    table: PageTable
-    note: str = ""
-    kind: str = ""
-    """How the page sets it: ``text`` for columns of prose."""
-
-
 def answer_table(rows: Sequence[Row]) -> PageTable:
     """The variants, agreement first, then explanations, then quality."""
     nbsp = "\u00a0"
     header = [
-        "variant", f"PW-MCC [95{nbsp}%{nbsp}CI]", "kappa", "null", "alive", "signed",
-        f"explanation{nbsp}ρ [95{nbsp}%{nbsp}CI]", f"raw{nbsp}ρ", "lift", "L0", "FVE", "loss recovered", "dead",
+        "variant", f"PW-MCC [95{nbsp}%{nbsp}CI]", "kappa", "null", f"cosine ≥{nbsp}{SHARED_AT}",
+        f"joint ≥{nbsp}{SHARED_AT}", f"core ≥{nbsp}{SHARED_AT}", f"explanation{nbsp}ρ [95{nbsp}%{nbsp}CI]", "lift",
+        "L0", "FVE", "loss recovered", "dead",
     ]  # fmt: skip
     cells = [
         [
-            str(row["variant"]),
+            f"{row['variant']} ⚠" if row["warning"] else str(row["variant"]),
             with_interval(row["PW-MCC"], row["CI low"], row["CI high"]),
             number(row["kappa"]),
             number(row["null"]),
-            number(row["PW-MCC alive"]),
-            number(row["PW-MCC signed"]),
+            percent(row["shared 0.7"]),
+            percent(row["joint 0.7"]),
+            number(row["core 0.7"], 0),
             with_interval(row["explanation rho"], row["rho low"], row["rho high"], 2),
-            number(row["raw rho"], 2),
             number(row["lift"], 3, sign=True),
             number(row["L0"], 1),
             number(row["FVE"]),
@@ -74,10 +58,13 @@ def answer_table(rows: Sequence[Row]) -> PageTable:
 
 def sections(record: VariantRecord) -> list[Section]:
     """What the page says about one variant."""
-    found = [_runs(record), _pairs(record)]
-    if record.consistency.summary.frequency_bins:
-        found.append(_frequencies(record))
-    return [*found, *_explanations(record)]
+    summary = record.consistency.summary
+    found = [_runs(record), _pairs(record), definitions(summary), chance(summary)]
+    for bins, how in ((summary.frequency_bins, "log-spaced bins"), (summary.frequency_bins_equal, "equal counts")):
+        if bins:
+            found.append(_frequencies(bins, how))
+    alike = activations(record.consistency)
+    return [*found, *stability(summary), *([alike] if alike else []), *_explanations(record)]
 
 
 def _runs(record: VariantRecord) -> Section:
@@ -121,21 +108,14 @@ def _pairs(record: VariantRecord) -> Section:
         ]
         for pair in record.consistency.pairs.to_pylist()
     ]
-    shared = ", ".join(f"{percent(share)} at {tau}" for tau, share in summary.shared_fraction.items())
     proof = "Every matching is proven optimal" if summary.certified else f"Upper bound {number(summary.upper_bound, 4)}"
     zero = sum(summary.n_zero_rows)
-    isotropic = f"{number(summary.null_isotropic)} (kappa {number(summary.kappa_isotropic)})"
-    note = (
-        f"{proof}. Matched pairs with at least that cosine: {shared}. Largest cosine with any feature of the other "
-        f"seed (MMCS): {number(summary.mmcs_forward)}, by chance {number(summary.null_mmcs_isotropic)}. Uniformly "
-        f"random directions would give a PW-MCC of {isotropic}."
-    )
-    note += f" {zero:,} decoder rows of zeros were left out." if zero else ""
+    note = f"{proof}." + (f" {zero:,} decoder rows of zeros were left out." if zero else "")
     header = ["pair", "MCC", "alive", "signed", "null", "negative cosine", "matched"]
     return Section("Agreement of each pair of seeds", PageTable(header, rows), note)
 
 
-def _frequencies(record: VariantRecord) -> Section:
+def _frequencies(bins: Sequence[FrequencyBin], how: str) -> Section:
     rows = [
         [
             "never, in one seed at least" if part.high == 0 else f"{per_million(part.low)} – {per_million(part.high)}",
@@ -144,11 +124,11 @@ def _frequencies(record: VariantRecord) -> Section:
             number(part.sd_cosine),
             number(part.contribution),
         ]
-        for part in record.consistency.summary.frequency_bins or []
+        for part in bins
     ]
     header = ["fires per million tokens", "pairs", "mean |cosine|", "sd", "part of PW-MCC"]
     note = "By the rarer feature of a matched pair. The parts add up to PW-MCC."
-    return Section("Agreement by frequency", PageTable(header, rows), note)
+    return Section(f"Agreement by frequency, {how}", PageTable(header, rows), note)
 
 
 def _explanations(record: VariantRecord) -> list[Section]:

@@ -1,26 +1,33 @@
-"""The table of variants: one flat record a variant, and the same as text for a terminal, a README or a page.
+"""The table of variants: one flat record a variant, what is missing from it and why, what to beware of.
 
 Part of *report*. A value that does not exist is None, and the record says why under ``missing``.
 """
 
-import textwrap
 from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from sae_core.report_records import Value, VariantRecord
+from sae_core.consistency_results import ConsistencySummary
+from sae_core.core_curve import CoreLevel
+from sae_core.report_records import ConsistencyRecord, Value, VariantRecord
 from sae_core.similarity_results import SimilaritySummary
 
 Row = Mapping[str, Value]
 MISSING = "–"
 """What stands in the place of a missing value."""
-_VARIANT_WIDTH = 34
-_SEPARATOR = "; "
+SEPARATOR = "; "
 """Between the reasons of one record."""
+SHARED_AT = "0.7"
+"""Cosine from which the literature calls a feature shared (Paulo & Belrose 2025)."""
+DEFINITION = "mean |cosine| of decoder rows under the best one-to-one matching of all features"
+"""Which PW-MCC the table gives: definitions differ between papers, and so do their numbers."""
+_FLAGGED = "seeds are not independent"
 
 TYPES: dict[str, pa.DataType] = {
     "variant": pa.string(),
+    "definition": pa.string(),
     "seeds": pa.int64(),
+    "features": pa.int64(),
     "L0": pa.float64(),
     "FVE": pa.float64(),
     "loss recovered": pa.float64(),
@@ -31,61 +38,89 @@ TYPES: dict[str, pa.DataType] = {
     "PW-MCC alive": pa.float64(),
     "PW-MCC signed": pa.float64(),
     "null": pa.float64(),
+    "null kind": pa.string(),
     "kappa": pa.float64(),
+    "shared 0.7": pa.float64(),
+    "joint 0.7": pa.float64(),
+    "both 0.7": pa.float64(),
+    "core 0.7": pa.int64(),
+    "core share 0.7": pa.float64(),
     "explanation rho": pa.float64(),
     "rho low": pa.float64(),
     "rho high": pa.float64(),
     "raw rho": pa.float64(),
     "lift": pa.float64(),
     "missing": pa.string(),
+    "warning": pa.string(),
 }
 """Columns of the table, in their order."""
 
 
 def table_row(record: VariantRecord) -> dict[str, Value]:
     """One variant: quality as means over its seeds, agreement and explanations over its pairs of seeds."""
-    consistent, explained = record.consistency.summary, record.similarity.summary
-    runs = [run.evaluation for run in record.runs]
+    explained, runs = record.similarity.summary, [run.evaluation for run in record.runs]
     rho = explained.rho_partial_ci
     recovered = [run.loss_recovered for run in runs if run.loss_recovered is not None]
     row: dict[str, Value] = {
         "variant": record.key,
+        "definition": DEFINITION,
         "seeds": len(runs),
+        "features": record.consistency.summary.d_sae,
         "L0": _mean([run.l0 for run in runs]),
         "FVE": _mean([run.fve for run in runs]),
         "loss recovered": _mean(recovered) if len(recovered) == len(runs) else None,
         "dead": _mean([run.dead_fraction for run in runs]),
-        "PW-MCC": consistent.pw_mcc,
-        "CI low": consistent.ci_low,
-        "CI high": consistent.ci_high,
-        "PW-MCC alive": consistent.pw_mcc_alive,
-        "PW-MCC signed": consistent.pw_mcc_signed,
-        "null": consistent.null_sign_flip,
-        "kappa": consistent.kappa_sign_flip,
+        **_agreement(record.consistency),
         "explanation rho": explained.rho_partial,
         "rho low": rho.low if rho else None,
         "rho high": rho.high if rho else None,
         "raw rho": explained.rho,
         "lift": explained.lift,
     }
-    return {**row, "missing": _SEPARATOR.join(missing_reasons(record)) or None}
+    joined = {"missing": missing_reasons(record), "warning": warnings(record.consistency.summary)}
+    return {**row, **{name: _joined(reasons) for name, reasons in joined.items()}}
+
+
+def _agreement(record: ConsistencyRecord) -> dict[str, Value]:
+    found, core = record.summary, core_level(record.summary, SHARED_AT)
+    return {
+        "PW-MCC": found.pw_mcc,
+        "CI low": found.ci_low,
+        "CI high": found.ci_high,
+        "PW-MCC alive": found.pw_mcc_alive,
+        "PW-MCC signed": found.pw_mcc_signed,
+        "null": record.null,
+        "null kind": "random directions" if found.null_sign_flip is None else "sign flip",
+        "kappa": record.kappa,
+        "shared 0.7": found.shared_fraction.get(SHARED_AT),
+        "joint 0.7": (found.shared_fraction_joint or {}).get(SHARED_AT),
+        "both 0.7": (found.shared_fraction_both or {}).get(SHARED_AT),
+        "core 0.7": core.n_core if core else None,
+        "core share 0.7": core.share if core else None,
+    }
+
+
+def warnings(found: ConsistencySummary) -> list[str]:
+    """What makes PW-MCC another thing than it looks like; empty where nothing does."""
+    texts = []
+    if found.shared_initialisation:
+        texts.append(f"{_FLAGGED}: {found.shared_initialisation_reason}")
+    if not found.certified:
+        bound = number(found.upper_bound, 4)
+        why = f" ({found.stopped[0]}{' and others' if len(found.stopped) > 1 else ''})" if found.stopped else ""
+        texts.append(f"not every matching is proven optimal{why}: PW-MCC is at least its value and at most {bound}")
+    return texts
 
 
 def missing_reasons(record: VariantRecord) -> list[str]:
     """Why values of the table do not exist, one sentence each."""
-    consistent, explained = record.consistency.summary, record.similarity.summary
-    found = []
+    explained, found = record.similarity.summary, []
     without = [run for run in record.runs if run.evaluation.loss_recovered is None]
     if without:
         measured = any(run.evaluation.ce_clean is not None for run in without)
         why = "zeros in place of the activations do no harm" if measured else "not measured"
         found.append(f"loss recovered of {', '.join(run.name for run in without)}: {why}")
-    if consistent.ci_low is None:
-        found.append(f"confidence interval of PW-MCC: {consistent.ci_reason}")
-    if consistent.pw_mcc_alive is None:
-        found.append(f"PW-MCC alive: {consistent.alive_reason}")
-    if consistent.kappa_sign_flip is None:
-        found.append("kappa: chance alone gives a PW-MCC of 1")
+    found += _missing_agreement(record.consistency)
     if explained.rho_partial is None:
         found.append(f"explanation rho: {unexplained(explained)}")
     elif explained.rho_partial_ci is None:
@@ -97,72 +132,45 @@ def missing_reasons(record: VariantRecord) -> list[str]:
     return found
 
 
+def _missing_agreement(record: ConsistencyRecord) -> list[str]:
+    summary, found = record.summary, []
+    if summary.ci_low is None:
+        found.append(f"confidence interval of PW-MCC: {summary.ci_reason}")
+    if summary.pw_mcc_alive is None:
+        found.append(f"PW-MCC alive: {summary.alive_reason}")
+    if summary.pw_mcc_signed is None:
+        found.append(f"PW-MCC signed: {why_missing(summary, 'pw_mcc_signed')}")
+    if summary.null_sign_flip is None:
+        found.append(f"null and kappa are those of random directions: {why_missing(summary, 'null_sign_flip')}")
+    if record.kappa is None:
+        found.append("kappa: chance alone gives a PW-MCC of 1")
+    if SHARED_AT not in summary.shared_fraction:
+        found.append(f"shared features: {SHARED_AT} is not among the thresholds of the study")
+    elif summary.shared_fraction_joint is None:
+        found.append(f"shared features by decoder and encoder: {why_missing(summary, 'shared_fraction_joint')}")
+    if summary.core is None:
+        found.append(f"stable core: {why_missing(summary, 'core')}")
+    elif core_level(summary, SHARED_AT) is None:
+        found.append(f"stable core: not measured at {SHARED_AT}")
+    return found
+
+
+def core_level(found: ConsistencySummary, tau: str) -> CoreLevel | None:
+    """The stable core of all runs at a threshold; None when it was not measured there."""
+    levels = found.core.levels if found.core else []
+    return next((level for level in levels if f"{level.tau:g}" == tau), None)
+
+
+def why_missing(found: ConsistencySummary, field: str) -> str:
+    """Why a field of the summary is None."""
+    return found.not_measured.get(field, "not measured")
+
+
 def unexplained(explained: SimilaritySummary) -> str:
     """How many matched pairs have explanations on both sides, and why the others have none, the most frequent first."""
     reasons = sorted(explained.missing.items(), key=lambda item: (-item[1], item[0]))
     why = f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons)})" if reasons else ""
     return f"{explained.n_used:,} of {explained.n_matched:,} matched pairs are explained on both sides{why}"
-
-
-def terminal_rows(rows: Sequence[Row]) -> str:
-    """The most important columns, aligned, at most 110 characters wide; below it why values are missing."""
-    header = ["variant", "L0", "FVE", "loss rec.", "PW-MCC [95 % CI]", "null", "kappa", "expl. rho"]
-    cells = [
-        [
-            _shortened(str(row["variant"])),
-            number(row["L0"], 1),
-            number(row["FVE"]),
-            number(row["loss recovered"]),
-            with_interval(row["PW-MCC"], row["CI low"], row["CI high"]),
-            number(row["null"]),
-            number(row["kappa"]),
-            number(row["explanation rho"], 2),
-        ]
-        for row in rows
-    ]
-    widths = [max(len(line[column]) for line in [header, *cells]) for column in range(len(header))]
-    lines = [_aligned(header, widths), "  ".join("-" * width for width in widths)]
-    lines += [_aligned(line, widths) for line in cells]
-    for note in missing_notes(rows):
-        lines += textwrap.wrap(f"{MISSING} {note}", 110, subsequent_indent="  ")
-    return "\n".join(lines)
-
-
-def markdown_rows(rows: Sequence[Row]) -> str:
-    """The same columns and those of the page, as a Markdown table."""
-    header = [
-        "variant", "L0", "FVE", "loss recovered", "dead", "PW-MCC [95 % CI]", "alive", "signed", "null", "kappa",
-        "explanation rho (raw)", "lift", "seeds",
-    ]  # fmt: skip
-    lines = ["| " + " | ".join(header) + " |", "|-|" + "-:|" * (len(header) - 1)]
-    for row in rows:
-        raw = f" ({number(row['raw rho'], 2)})" if row["raw rho"] is not None else ""
-        cells = [
-            str(row["variant"]),
-            number(row["L0"], 1),
-            number(row["FVE"]),
-            number(row["loss recovered"]),
-            percent(row["dead"]),
-            with_interval(row["PW-MCC"], row["CI low"], row["CI high"]),
-            number(row["PW-MCC alive"]),
-            number(row["PW-MCC signed"]),
-            number(row["null"]),
-            number(row["kappa"]),
-            number(row["explanation rho"], 2) + raw,
-            number(row["lift"], 3, sign=True),
-            str(row["seeds"]),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join([*lines, "", *(f"{MISSING} {note}  " for note in missing_notes(rows))]).rstrip()
-
-
-def missing_notes(rows: Sequence[Row]) -> list[str]:
-    """Why values are missing, each reason once, with the variants it holds for where it does not hold for all."""
-    found: dict[str, list[str]] = {}
-    for row in rows:
-        for reason in str(row["missing"]).split(_SEPARATOR) if row["missing"] else []:
-            found.setdefault(reason, []).append(str(row["variant"]))
-    return [reason if len(keys) == len(rows) else f"{', '.join(keys)}: {reason}" for reason, keys in found.items()]
 
 
 def number(value: Value, digits: int = 3, sign: bool = False) -> str:
@@ -199,14 +207,9 @@ def with_interval(value: Value, low: Value, high: Value, digits: int = 3) -> str
     return f"{number(value, digits)} [{ends}]"
 
 
+def _joined(reasons: Sequence[str]) -> str | None:
+    return SEPARATOR.join(reason.replace(SEPARATOR, ", ") for reason in reasons) or None
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= _VARIANT_WIDTH else name[: _VARIANT_WIDTH - 1] + "…"
-
-
-def _aligned(cells: Sequence[str], widths: Sequence[int]) -> str:
-    first, *rest = zip(cells, widths, strict=True)
-    return "  ".join([first[0].ljust(first[1]), *(cell.rjust(width) for cell, width in rest)]).rstrip()

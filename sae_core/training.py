@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.architectures import Sae, build
+from sae_core.architectures import Sae, build, trainable
 from sae_core.config import RunSeeds, SaeConfig, TrainingConfig
 from sae_core.devices import resolve_device
 from sae_core.formats import save_sae
@@ -83,7 +83,8 @@ def train(
         reference: compute gradients by autograd even where the sparse kernels could.
 
     Raises:
-        ValueError: if the batches end early, are not finite or have another width, or the loss is not finite.
+        ValueError: if the SAE cannot be trained here, the batches end early, are not finite or have another width, or
+            the loss is not finite.
     """
     run = _Run(sae, config, lr=config.lr if lr is None else lr, scale=scale, seed=seed, reference=reference)
     if resume:
@@ -115,9 +116,9 @@ class _Run:
 
     def __init__(self, sae: Sae, config: TrainingConfig, *, lr: float, scale: float, seed: int, reference: bool):
         self.device = resolve_device(config.device)
-        self.sae, self.config, self.lr, self.scale, self.seed = sae, config, lr, scale, seed
+        self.sae, self.config, self.lr, self.scale, self.seed = trainable(sae), config, lr, scale, seed
         sae.to(self.device).train().requires_grad_(True)
-        self.gradients = choose_gradients(sae, reference)
+        self.gradients = choose_gradients(self.sae, reference)
         self.adam = ConstrainedAdam(sae, config.grad_clip)
         self.state = TrainingState(torch.zeros(sae.d_sae, dtype=torch.int64, device=self.device))
         resamples = config.resample_dead and sae.can_resample

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sae_core import encoder_products as products
 from sae_core import sparse_kernels as kernels
-from sae_core.architectures import Sae, SparseRule
+from sae_core.architectures import SparseRule, TrainableSae
 from sae_core.architectures.base import auxiliary_loss
 
 
@@ -50,7 +50,7 @@ class AutogradGradients:
 
     name = "autograd"
 
-    def __init__(self, sae: Sae):
+    def __init__(self, sae: TrainableSae):
         self._sae = sae
 
     def __call__(
@@ -68,8 +68,8 @@ class AutogradGradients:
 class SparseGradients:
     """SAEs with a ``SparseRule``, on a CPU: only the encoder product is dense, the rest runs over the active codes.
 
-    The loss is ``Sae.loss``, its gradients are in closed form: a code that is zero has none, and for the others with
-    g = 2 (x_hat - x) / batch it is ``W_dec g + penalty / batch``.
+    The loss is that of the SAE, its gradients are in closed form: a code that is zero has none, and for the others
+    with g = 2 (x_hat - x) / batch it is ``W_dec g + penalty / batch``.
     """
 
     name = "sparse"
@@ -78,7 +78,7 @@ class SparseGradients:
     chunk = 512
     """Tokens whose pre-activations are computed at once where all of a batch are not needed: they stay in the cache."""
 
-    def __init__(self, sae: Sae, rule: SparseRule):
+    def __init__(self, sae: TrainableSae, rule: SparseRule):
         if not sae.W_enc.T.is_contiguous() or not sae.W_dec.is_contiguous():
             raise ValueError("the sparse step needs W_enc stored feature by feature and W_dec contiguous")
         self._sae, self._rule, self._dense = sae, rule, AutogradGradients(sae)
@@ -188,7 +188,7 @@ class Codes:
         return float(self.value.sum(dtype=np.float64))
 
 
-def choose_gradients(sae: Sae, reference: bool = False) -> Gradients:
+def choose_gradients(sae: TrainableSae, reference: bool = False) -> Gradients:
     """The sparse gradients where the architecture has a rule for them and lies on a CPU in float32, else autograd.
 
     The choice depends on the SAE and its device alone, so that equal runs give equal bits.

@@ -10,9 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sae_core.config import ConsistencyConfig, ModelConfig, SimilarityConfig, StudyConfig
-from sae_core.consistency import Run, consistency, write_consistency
+from sae_core.consistency import ConsistencyReport, Run, consistency, write_consistency
 from sae_core.evaluation import Evaluation, EvaluationSummary, write_evaluation
 from sae_core.loss_recovered import LossRecovered
+from sae_core.over_training import OVER_TRAINING_SCHEMA
 from sae_core.similarity import explanation_similarity, write_similarity
 from sae_core.store import Artifact, ArtifactStore
 from sae_core.training_state import CurvePoint
@@ -88,7 +89,8 @@ def planted_runs(n_runs: int, shared: float, seed: int, n: int = 64, d: int = 24
         seen = frequency * np.exp(rng.normal(0, 0.2, n))
         seen[:3] = 0
         order = rng.permutation(n)
-        runs.append(Run(f"seed {number}", found[order], seen[order]))
+        reads = (found + 0.3 * rng.standard_normal((n, d))).T
+        runs.append(Run(f"seed {number}", found[order], seen[order], reads[:, order]))
         origins.append(order)
     return runs, origins
 
@@ -126,10 +128,37 @@ def explanations_of(run: Run, origin: np.ndarray, shared: float, seed: int) -> p
     return pa.Table.from_pylist(rows, schema=_EXPLANATIONS)
 
 
+def over_training_table(n_runs: int) -> pa.Table:
+    """PW-MCC from chance at step 0 to 0.7; no interval for two runs."""
+    rows = [
+        {
+            "step": step,
+            "n_tokens": 128 * step,
+            "pw_mcc": 0.3 + step / 1000,
+            "ci_low": 0.25 + step / 1000 if n_runs > 2 else None,
+            "ci_high": 0.35 + step / 1000 if n_runs > 2 else None,
+            "null_isotropic": 0.3,
+        }
+        for step in (0, 4, 40, 400)
+    ]
+    return pa.Table.from_pylist(rows, schema=OVER_TRAINING_SCHEMA)
+
+
 def make_variants(
-    store: ArtifactStore, study: StudyConfig, with_loss: bool = True, explained: bool = True
+    store: ArtifactStore,
+    study: StudyConfig,
+    with_loss: bool = True,
+    explained: bool = True,
+    checkpoints: bool = True,
+    shared_start: bool = False,
+    config: ConsistencyConfig | None = None,
 ) -> dict[str, dict[str, Artifact]]:
-    """The artifacts that the report of a study reads, committed to a store."""
+    """The artifacts that the report of a study reads, committed to a store.
+
+    Args:
+        shared_start: give the features of the first variant the same numbers in all runs, as a shared initialisation
+            would.
+    """
     variants = {}
     for number, variant in enumerate(study.variants):
         shared = 0.95 if number == 0 else 0.5
@@ -141,17 +170,38 @@ def make_variants(
         if not explained:
             gone = pa.nulls(tables["seed 0"].num_rows, pa.string())
             tables = {name: table.set_column(2, "explanation", gone) for name, table in tables.items()}
-        variants[variant.key] = _artifacts(store, variant.key, runs, tables, with_loss)
+        if shared_start and number == 0:
+            runs = [in_order(run, origin) for run, origin in zip(runs, origins, strict=True)]
+        report = consistency(runs, config or ConsistencyConfig(n_null_draws=1))
+        training = over_training_table(len(runs)) if checkpoints else None
+        variants[variant.key] = _artifacts(store, variant.key, runs, report, tables, training, with_loss)
     return variants
 
 
+def in_order(run: Run, origin: np.ndarray) -> Run:
+    """The same run with its features in the order of the truth."""
+    back = np.argsort(origin)
+    return Run(run.name, run.W_dec[back], run.frequency[back], run.W_enc[:, back])
+
+
+def _write_consistency(folder: Path, report: ConsistencyReport, training: pa.Table | None) -> None:
+    write_consistency(folder, report)
+    if training is not None:
+        pq.write_table(training, folder / "over_training.parquet")
+
+
 def _artifacts(
-    store: ArtifactStore, key: str, runs: list[Run], tables: dict[str, pa.Table], with_loss: bool
+    store: ArtifactStore,
+    key: str,
+    runs: list[Run],
+    report: ConsistencyReport,
+    tables: dict[str, pa.Table],
+    training: pa.Table | None,
+    with_loss: bool,
 ) -> dict[str, Artifact]:
-    report = consistency(runs, ConsistencyConfig(n_null_draws=1))
     similar = explanation_similarity(report.matches, tables, embed, SimilarityConfig())
     made = {
-        "consistency": _commit(store, "consistency", key, lambda folder: write_consistency(folder, report)),
+        "consistency": _commit(store, "consistency", key, lambda folder: _write_consistency(folder, report, training)),
         "explanation_similarity": _commit(
             store, "explanation_similarity", key, lambda folder: write_similarity(folder, similar)
         ),

@@ -5,9 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_core.architectures import ARCHITECTURES, Standard, TopK, build, create
+from sae_core.architectures import ARCHITECTURES, Conventions, Gated, JumpReLU, Standard, TopK, build, create, trainable
 from sae_core.architectures.base import auxiliary_loss, keep_largest
-from sae_core.config import StandardConfig, TopKConfig
+from sae_core.config import StandardConfig, TopKConfig, TrainingConfig
+from sae_core.training import train
 
 VARIANTS = [TopKConfig(d_sae=24, k=3), StandardConfig(d_sae=24, l1_coefficient=0.1)]
 
@@ -32,6 +33,69 @@ def test_a_topk_sae_keeps_the_largest_positive_pre_activations():
         [0, 0, 2],
         [0, 0, 0],
     ]
+
+
+def test_a_jumprelu_sae_keeps_pre_activations_above_the_threshold_of_their_feature():
+    sae = hand_made(JumpReLU(2, 3))
+    sae.threshold.data.copy_(torch.tensor([3.0, 3.0, -1.0]))
+    # 3 is not above 3; a threshold below zero keeps nothing negative.
+    assert sae.encode(torch.tensor([[3.0, 4.0], [0.5, 3.5]])).tolist() == [[0, 4, 0], [0, 3.5, 0]]
+
+
+def test_a_gated_sae_asks_one_path_whether_and_the_other_how_much():
+    sae = hand_made(Gated(2, 3))
+    sae.b_gate.data.copy_(torch.tensor([-2.0, -5.0, 0.0]))
+    sae.b_mag.data.copy_(torch.tensor([1.0, 1.0, 9.0]))
+    sae.r_mag.data.copy_(torch.tensor([2.0, 1.0, 1.0]).log())
+    # Gates: 3 - 2 > 0, 4 - 5 < 0, -3 < 0. Magnitude of the first: 2 * 3 + 1.
+    assert sae.encode(torch.tensor([[3.0, 4.0]])).tolist() == [[7, 0, 0]]
+    assert sorted(sae.state_dict()) == ["W_dec", "W_enc", "b_dec", "b_gate", "b_mag", "r_mag"]
+
+
+def test_an_sae_may_leave_its_input_as_it_is():
+    sae = hand_made(Standard(2, 3, conventions=Conventions(subtract_b_dec=False)))
+    sae.b_dec.data.copy_(torch.tensor([1.0, 1.0]))
+    x = torch.tensor([[3.0, 4.0]])
+    assert sae.encode(x).tolist() == [[3, 4, 0]]
+    assert sae(x).tolist() == [[4, 5]]
+
+
+def test_a_constant_norm_gives_every_input_the_length_sqrt_d_in_and_takes_it_back():
+    sae = hand_made(Standard(2, 3, conventions=Conventions(normalize="constant_norm_rescale")))
+    x = torch.tensor([[3.0, 4.0], [30.0, 40.0], [0.0, 0.0]])
+    codes = sae.encode(x)
+    assert torch.allclose(codes[:2], torch.tensor([[0.6, 0.8, 0.0]]) * 2**0.5)
+    assert codes[2].tolist() == [0, 0, 0]
+    assert torch.allclose(sae(x), x)
+
+
+def test_a_layer_norm_takes_mean_and_deviation_and_gives_them_back():
+    sae = hand_made(Standard(2, 3, conventions=Conventions(normalize="layer_norm")))
+    x = torch.tensor([[3.0, 7.0]])  # mean 5, deviation of two values 8 ** 0.5
+    assert torch.allclose(sae.encode(x), torch.tensor([[0, 2 / 8**0.5, 2 / 8**0.5]]), atol=1e-4)
+    assert torch.allclose(sae(x), torch.tensor([[3.0, 7.0]]), atol=1e-4)
+
+
+def test_a_transcoder_writes_another_width_and_adds_what_skips_the_features():
+    conventions = Conventions(d_out=1, is_transcoder=True, has_skip=True, subtract_b_dec=False)
+    sae = Standard(2, 3, conventions=conventions)
+    sae.W_enc.data.copy_(torch.tensor([[1.0, 0.0, -1.0], [0.0, 1.0, 0.0]]))
+    sae.W_dec.data.copy_(torch.tensor([[10.0], [100.0], [1000.0]]))
+    sae.W_skip.data.copy_(torch.tensor([[0.1], [0.01]]))
+    sae.b_dec.data.fill_(0.5)
+    x = torch.tensor([[3.0, 4.0]])
+    assert sae.encode(x).tolist() == [[3, 4, 0]]
+    assert sae(x).item() == pytest.approx(430 + 0.34 + 0.5)
+    assert (sae.d_in, sae.d_out, sae.is_transcoder) == (2, 1, True)
+    with pytest.raises(ValueError, match=r"needs its input to decode .*call decode\(codes, x\)"):
+        sae.decode(sae.encode(x))
+
+
+def test_a_normalised_transcoder_gives_no_norm_back_to_the_place_it_writes_to():
+    conventions = Conventions(is_transcoder=True, subtract_b_dec=False, normalize="constant_norm_rescale")
+    sae = hand_made(Standard(2, 3, conventions=conventions))
+    x = torch.tensor([[3.0, 4.0]])
+    assert torch.allclose(sae(x), x / 5 * 2**0.5)
 
 
 def test_the_decoder_bias_is_taken_from_the_input_and_given_back():
@@ -111,6 +175,18 @@ def test_folding_a_scale_in_gives_the_same_sae_on_raw_activations(variant):
     assert torch.equal(sae.W_dec, rows)
 
 
+@pytest.mark.parametrize("kind", [JumpReLU, Gated])
+def test_folding_a_scale_into_an_sae_that_is_only_run_is_as_exact(kind):
+    sae = kind(8, 24).requires_grad_(False)
+    for seed, parameter in enumerate(sae.parameters()):
+        parameter.normal_(generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(32, 8, generator=torch.Generator().manual_seed(3))
+    codes, x_hat = sae.encode(0.25 * x), sae(0.25 * x)
+    sae.fold_scale(0.25)
+    assert torch.allclose(sae.encode(x), 4 * codes, atol=1e-4)
+    assert torch.allclose(sae(x), 4 * x_hat, atol=1e-4)
+
+
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.architecture)
 def test_any_number_of_leading_dimensions_gives_the_same_numbers(variant):
     sae = build(variant, d_in=8, seed=0)
@@ -131,7 +207,9 @@ def test_at_most_k_features_are_active_and_none_is_negative(k, seed):
 
 
 def test_every_architecture_is_registered_under_its_own_name():
-    assert {name: kind.architecture for name, kind in ARCHITECTURES.items()} == {n: n for n in ("topk", "standard")}
+    assert {name: kind.architecture for name, kind in ARCHITECTURES.items()} == {
+        n: n for n in ("topk", "standard", "jumprelu", "gated")
+    }
 
 
 @pytest.mark.parametrize("k", [0, 4, 5])
@@ -148,13 +226,49 @@ def test_impossible_sizes_are_refused():
 
 
 def test_an_unknown_architecture_is_refused_with_those_known():
-    with pytest.raises(ValueError, match="unknown architecture 'vae'; known are standard, topk"):
+    with pytest.raises(ValueError, match="unknown architecture 'vae'; known are gated, jumprelu, standard, topk"):
         create("vae", 2, 4)
 
 
 def test_a_scale_that_is_not_positive_is_refused():
     with pytest.raises(ValueError, match="an activation scale must be a positive number, got 0"):
         Standard(2, 4).fold_scale(0.0)
+
+    normalised = Standard(2, 4, conventions=Conventions(normalize="layer_norm"))
+    with pytest.raises(ValueError, match=r"normalises its input \(layer_norm\): it knows no scale to fold"):
+        normalised.fold_scale(2.0)
+
+
+@pytest.mark.parametrize(
+    ("conventions", "message"),
+    [
+        ({"normalize": "batch"}, "normalize must be one of none, constant_norm_rescale, layer_norm: got 'batch'"),
+        ({"is_transcoder": True}, "b_dec of a transcoder lies where it writes"),
+        ({"d_out": 3}, "d_out and W_skip are for transcoders"),
+        ({"has_skip": True}, "d_out and W_skip are for transcoders"),
+    ],
+)
+def test_conventions_that_contradict_each_other_are_refused(conventions, message):
+    with pytest.raises(ValueError, match=message):
+        Conventions(**conventions)
+
+
+@pytest.mark.parametrize(
+    ("sae", "message"),
+    [
+        (JumpReLU(2, 4), "the architecture jumprelu can be read and run, but not trained here"),
+        (Gated(2, 4), "the architecture gated can be read and run, but not trained here"),
+        (
+            TopK(2, 4, k=1, conventions=Conventions(subtract_b_dec=False)),
+            "subtract_b_dec=False.* cannot be trained here",
+        ),
+    ],
+)
+def test_training_refuses_what_is_only_run(sae, message):
+    with pytest.raises(ValueError, match=message):
+        trainable(sae)
+    with pytest.raises(ValueError, match=message):
+        train(sae, iter([]), TrainingConfig(n_steps=10_000))
 
 
 def test_a_standard_sae_without_a_penalty_cannot_be_trained():

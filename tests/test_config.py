@@ -109,3 +109,28 @@ def test_settings_cannot_be_changed_once_made():
 def test_a_variant_that_is_not_in_the_study_is_named_with_those_that_are():
     with pytest.raises(KeyError, match="has no variant 'x'; it has topk-d16-k2"):
         study().variant("x")
+
+
+PRETRAINED = {"architecture": "pretrained", "name": "scope", "saes": ["runs/a", "hf://owner/name@main/b"]}
+
+
+def test_a_study_of_pretrained_saes_alone_needs_no_training():
+    found = study(variants=[PRETRAINED], training=None)
+    assert found.variants[0].key == "pretrained-scope"
+    with pytest.raises(ValueError, match="study s has no training settings: all its variants are pretrained"):
+        _ = found.required_training
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training": None}, "training is missing: a study that trains SAEs says for how long"),
+        ({"variants": [PRETRAINED], "seeds": [0, 1, 2]}, "one SAE for each seed: got 2 saes and 3 seeds"),
+        ({"variants": [PRETRAINED | {"saes": ["a", "a"]}]}, "an SAE agrees with itself: a given more than once"),
+        ({"variants": [PRETRAINED | {"saes": ["a"]}]}, "at least 2 items"),
+        ({"variants": [PRETRAINED, PRETRAINED]}, "variants must differ: pretrained-scope given more than once"),
+    ],
+)
+def test_a_wrong_list_of_pretrained_saes_is_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        study(**changes)

@@ -58,8 +58,9 @@ def test_the_hand_example(config):
 
 
 @pytest.mark.parametrize("signed", [False, True])
-def test_pw_mcc_is_the_mean_over_pairs_of_the_best_of_all_permutations(rng, signed):
-    dictionaries = [rng.standard_normal((5, 3)) for _ in range(4)]
+@pytest.mark.parametrize("n", [1, 2, 5, 7])
+def test_pw_mcc_is_the_mean_over_pairs_of_the_best_of_all_permutations(rng, signed, n):
+    dictionaries = [rng.standard_normal((n, 3)) for _ in range(3)]
     by_hand = np.mean([brute_force(a, b, signed) for a, b in combinations(dictionaries, 2)])
     assert pw_mcc(dictionaries, signed) == pytest.approx(by_hand)
 
@@ -103,14 +104,17 @@ def test_the_summary_agrees_with_its_parts(runs, config):
     assert (summary.n_runs, summary.n_pairs, summary.d_sae, summary.d_in) == (3, 3, 40, 12)
 
 
-def test_a_mixture_of_shared_and_random_features_scores_their_weighted_mean(rng, config):
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+def test_a_mixture_of_shared_and_random_features_scores_their_weighted_mean(rng, share):
     # PW = p + (1 - p) MCC0((1 - p) n, d), with a share p of identical features.
-    shared = rng.standard_normal((300, 64))
-    runs = [Run(str(seed), np.concatenate([shared, rng.standard_normal((300, 64))])) for seed in range(2)]
-    summary = consistency(runs, config).summary
-    assert summary.pw_mcc == pytest.approx(0.5 + 0.5 * null_mcc(300, 64), abs=0.005)
-    assert summary.shared_fraction["0.9"] == pytest.approx(0.5)
-    assert summary.histogram.counts[-1] == 300
+    n = 1200
+    n_shared = int(share * n)
+    shared = rng.standard_normal((n_shared, 64))
+    runs = [Run(str(seed), np.concatenate([shared, rng.standard_normal((n - n_shared, 64))])) for seed in range(2)]
+    summary = consistency(runs, ConsistencyConfig(n_null_draws=0, consensus=False, core=False)).summary
+    assert summary.pw_mcc == pytest.approx(share + (1 - share) * null_mcc(n - n_shared, 64), abs=0.003)
+    assert summary.shared_fraction["0.9"] == pytest.approx(share)
+    assert summary.histogram.counts[-1] == n_shared
 
 
 def test_unrelated_runs_are_at_chance(rng, config):
@@ -292,7 +296,10 @@ def test_global_random_state_is_untouched(runs, config):
 def test_what_is_written_is_what_was_found(runs, config, tmp_path):
     report = consistency(runs, config)
     returned = write_consistency(tmp_path, report)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
+    written = (path for path in tmp_path.rglob("*") if path.is_file())
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in written) == [
+        "consensus/consensus.parquet",
+        "core_curve.parquet",
         "features.parquet",
         "matches.parquet",
         "pairs.parquet",
@@ -300,16 +307,19 @@ def test_what_is_written_is_what_was_found(runs, config, tmp_path):
     ]
     assert json.loads((tmp_path / "summary.json").read_text()) == returned
     assert type(report.summary).model_validate(returned) == report.summary
-    for name in ("pairs", "matches", "features"):
+    for name in ("pairs", "matches", "features", "core_curve"):
         assert pq.read_table(tmp_path / f"{name}.parquet").equals(getattr(report, name))
 
 
 def test_progress_counts_every_matching(runs, config):
     calls = []
     consistency(runs, config, progress=lambda done, total, text: calls.append((done, total, text)))
-    assert [done for done, _, _ in calls] == list(range(3 * (3 + 2) + 1))
-    assert {total for _, total, _ in calls} == {15}
-    assert "seed 0 and seed 1" in calls[0][2]
+    # Of each pair: all, signed, alive, merged, two draws of two nulls; three runs; start, core, consensus, groups.
+    n = 3 * (4 + 2 * 2) + 3 + 4
+    assert sorted({done for done, _, _ in calls}) == list(range(n + 1))
+    assert [done for done, _, _ in calls] == sorted(done for done, _, _ in calls)
+    assert {total for _, total, _ in calls} == {n}
+    assert any("seed 0 and seed 1" in text for _, _, text in calls)
 
 
 @pytest.mark.parametrize("compare", [pw_mcc, lambda ws: consistency([Run(str(i), W) for i, W in enumerate(ws)])])
@@ -336,10 +346,3 @@ def test_a_row_that_is_not_finite_is_refused_by_run_and_row(bad):
 def test_a_name_given_twice_is_refused():
     with pytest.raises(ValueError, match="names must differ: seed 0 given more than once"):
         consistency([Run("seed 0", np.eye(2)), Run("seed 0", np.eye(2))])
-
-
-def test_frequencies_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"expected one frequency a feature, shape \(2,\), got \(3,\)"):
-        Run("seed 0", np.eye(2), np.zeros(3))
-    with pytest.raises(ValueError, match="negative or not finite"):
-        Run("seed 0", np.eye(2), np.array([0.1, -0.1]))

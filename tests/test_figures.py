@@ -3,17 +3,27 @@ import io
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image
 
 from sae_core.figures import (
     Agreement,
+    Contributions,
     CosineCounts,
     Curve,
+    DotRow,
+    EmptyPanel,
     agreement_panel,
     binned,
+    contributions_panel,
     curves_panel,
-    empty_panel,
+    document,
+    dots_panel,
+    equal_bins_panel,
     histogram_panel,
+    joint_panel,
+    pdf_pages,
     png,
     small_png,
     svg,
@@ -34,7 +44,7 @@ def frequency_panel():
     y = np.linspace(0.1, 0.9, 9)
     curve = Curve("topk", x, y, y - 0.05, y + 0.05, np.full(9, 0.15))
     return curves_panel(
-        [curve], "By frequency", "frequency", "cosine", chance="chance", log_x=True, y_limits=(0.0, 1.0)
+        [curve], "By frequency", "frequency", "cosine", chance="chance", scale="log", y_limits=(0.0, 1.0)
     )
 
 
@@ -124,14 +134,168 @@ def test_two_svgs_on_a_page_share_no_group_ids():
 def test_an_interval_that_does_not_exist_is_not_drawn():
     with_interval = svg(agreement_panel([agreement()]), "x")
     without = svg(agreement_panel([agreement(low=None, high=None)]), "x")
-    assert with_interval.count("stroke-width: 2.2") == without.count("stroke-width: 2.2") + 1
+    assert with_interval.count("stroke-width: 2.2") == without.count("stroke-width: 2.2") + 2  # it and its key
+    assert "all features, CI" in with_interval
+    assert "CI" not in without
 
 
 def test_many_variants_and_an_empty_histogram_can_be_drawn():
     rows = [agreement(f"variant {i}") for i in range(30)]
-    empty = CosineCounts("none", np.linspace(0, 1, 11), np.zeros(10), np.zeros(10))
+    empty = CosineCounts("none", np.linspace(0, 1, 11), np.zeros(10), np.zeros(10), 0.3)
     assert png([agreement_panel(rows), histogram_panel([empty])], dpi=50).startswith(b"\x89PNG")
 
 
 def test_an_empty_panel_says_why():
-    assert "no feature fired" in svg(empty_panel("Title", "no feature fired"), "x")
+    assert "no feature fired" in svg(EmptyPanel("Title", "no feature fired"), "x")
+
+
+NAMES = ["topk-d16384-k32", "standard-d16384-l1_0.08", "gated-d16384-l1_0.04", "topk-d16384-k64", "topk-k9", "topk-k8"]
+
+
+def contributions(n, never=True):
+    edges, shares = np.geomspace(1e-7, 0.1, 6), np.array([0.05, 0.15, 0.5, 0.2, 0.05])
+    gone = (0.01, 0.05) if never else None
+    return [Contributions(NAMES[i], edges, shares * (0.9 - 0.1 * i), shares, gone, i) for i in range(n)]
+
+
+def over_training(n, first=0.0):
+    x = np.array([first, 1e6, 1e7, 1e8])
+    return curves_panel(
+        [Curve(NAMES[i], x, np.array([0.15, 0.2, 0.4, 0.7]), chance=np.full(4, 0.15), colour=i) for i in range(n)],
+        "Over training", "tokens", "PW-MCC", chance="random directions", scale="log",
+    )  # fmt: skip
+
+
+def shares(n, spread=()):
+    rows = [DotRow(NAMES[i], (0.6, 0.5, 0.4), "", 0.02, i, spread) for i in range(n)]
+    return dots_panel(rows, ("decoder", "joint", "both"), "Shared", "share", chance="chance", x_percent=True)
+
+
+def panels_of(n):
+    rng = np.random.default_rng(0)
+    cosine = rng.random(500)
+    return {
+        "contributions": contributions_panel(contributions(n)),
+        "equal": equal_bins_panel(contributions(n)),
+        "training": over_training(n),
+        "dots": shares(n),
+        "spread": shares(n, (0.01, None, 0.02)),
+        "joint": joint_panel(cosine, cosine - 0.3 * rng.random(500)),
+    }
+
+
+def drawn(panel):
+    """Axes as they are drawn, with everything in its place."""
+    figure = Figure(figsize=(4, 3), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    panel(axes)
+    figure.canvas.draw()
+    return axes
+
+
+@pytest.mark.parametrize("n", [1, 2, 6])
+@pytest.mark.parametrize("name", ["contributions", "equal", "training", "dots", "spread", "joint"])
+def test_labels_of_an_axis_do_not_run_into_each_other(name, n):
+    axes = drawn(panels_of(n)[name])
+    for axis in (axes.xaxis, axes.yaxis):
+        boxes = [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text()]
+        low, high = axes.get_window_extent().extents[[0, 2]] if axis is axes.xaxis else (-np.inf, np.inf)
+        boxes = [box for box in boxes if low - 1 <= (box.x0 + box.x1) / 2 <= high + 1]
+        assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+@pytest.mark.parametrize("name", ["contributions", "equal", "training"])
+def test_a_legend_of_many_variants_stands_above_the_axes(name):
+    few, many = (drawn(panels_of(n)[name]) for n in (2, 6))
+    assert few.get_legend().get_window_extent().y0 < few.get_window_extent().y1
+    assert many.get_legend().get_window_extent().y0 >= many.get_window_extent().y1 - 1
+
+
+def test_bars_of_contributions_are_as_high_as_the_contributions():
+    (row,) = contributions(1)
+    heights = [bar.get_height() for bar in drawn(equal_bins_panel([row])).patches]
+    assert heights == pytest.approx([*row.values, row.never[0]])
+
+
+def test_nothing_that_never_fired_has_no_place_on_the_axis():
+    with_never, without = (drawn(contributions_panel(contributions(1, never))) for never in (True, False))
+    assert "never" in [label.get_text() for label in with_never.get_xticklabels()]
+    assert "never" not in [label.get_text() for label in without.get_xticklabels()]
+
+
+def test_step_zero_stands_left_of_all_others_on_a_logarithmic_axis():
+    axes = drawn(over_training(1))
+    labels = {label.get_text(): place for label, place in zip(axes.get_xticklabels(), axes.get_xticks(), strict=True)}
+    assert axes.get_xlim()[0] < labels["0"] < 1e6
+    hollow = [line for line in axes.lines if line.get_fillstyle() == "none"]
+    assert [line.get_xydata().tolist() for line in hollow] == [[[labels["0"], 0.15]]]
+
+
+def test_without_step_zero_the_axis_is_not_broken():
+    labels = [label.get_text() for label in drawn(over_training(1, first=1e5)).get_xticklabels()]
+    assert "0" not in labels
+
+
+def test_curves_of_step_zero_alone_can_be_drawn():
+    one = Curve("topk", np.zeros(1), np.full(1, 0.15), np.full(1, 0.1), np.full(1, 0.2), np.full(1, 0.15))
+    axes = drawn(curves_panel([one], "title", "x", "y", scale="log"))
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0"]
+
+
+def test_a_band_without_ends_is_not_drawn():
+    nothing = np.full(3, np.nan)
+    x = np.array([1.0, 2, 3])
+    assert "nan" not in svg(curves_panel([Curve("two seeds", x, x, nothing, nothing)], "t", "x", "y"), "x").lower()
+
+
+def test_a_value_that_is_not_known_is_not_drawn_and_the_line_says_why():
+    rows = [DotRow("a", (0.8, None, None), "joint: no encoder"), DotRow("b", (0.6, 0.5, None), colour=1)]
+    axes = drawn(dots_panel(rows, ("decoder", "joint", "both"), "Shared", "share"))
+    assert [text.get_text() for text in axes.texts] == ["joint: no encoder"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["decoder", "joint"]
+    points = [line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("o", "D", "^")]
+    assert points == [0.8, 0.6, 0.5]
+
+
+def test_a_long_reason_stays_inside_the_figure():
+    rows = [DotRow("a", (0.8, None), "joint: no encoder for " + ", ".join(f"seed {i}" for i in range(30)))]
+    axes = drawn(dots_panel(rows, ("decoder", "joint"), "Shared", "share", x_percent=True))
+    box, figure = axes.texts[0].get_window_extent(), axes.figure.bbox
+    assert figure.x0 <= box.x0
+    assert box.x1 <= figure.x1
+
+
+def test_a_null_without_a_histogram_is_marked_at_its_mean():
+    edges = np.linspace(0, 1, 11)
+    axes = drawn(histogram_panel([CosineCounts("a", edges, np.ones(10), None, 0.25)]))
+    assert [line.get_xdata()[0] for line in axes.lines] == [0.25]
+    assert "mean by chance" in [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def test_a_flagged_variant_says_so_in_the_figure_itself():
+    flagged = Agreement("topk", 0.9, None, None, 0.15, None, np.array([0.9]), "(seeds not independent)")
+    labels = [label.get_text() for label in drawn(agreement_panel([flagged])).get_yticklabels()]
+    assert labels == ["topk\n(seeds not independent)"]
+
+
+@pytest.mark.parametrize(("suffix", "begins"), [(".png", b"\x89PNG"), (".svg", b"<?xml"), (".pdf", b"%PDF-")])
+def test_a_document_stands_alone_in_every_format_and_is_always_the_same(suffix, begins):
+    panels = [shares(2), over_training(2)]
+    made = document(panels, suffix)
+    assert made.startswith(begins)
+    assert made == document(panels, suffix)
+    if suffix == ".svg":
+        assert b"var(--" not in made
+        assert b"<text" not in made  # outlines: the same with or without the font
+
+
+def test_a_document_of_another_kind_is_refused():
+    with pytest.raises(ValueError, match=r"written as .png, .svg, .pdf: got '.jpg'; choose one"):
+        document([shares(1)], ".jpg")
+
+
+def test_a_pdf_has_a_page_for_each_panel():
+    made = pdf_pages([shares(1), over_training(1)])
+    assert made == pdf_pages([shares(1), over_training(1)])
+    assert made.count(b"/Type /Page ") == 2

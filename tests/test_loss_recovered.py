@@ -97,6 +97,6 @@ def test_on_a_real_model_an_sae_that_changes_nothing_loses_nothing(tmp_path, sto
     without_sae = reference_losses(model, tokens, "model.layers.1", ActivationsConfig(), None, 3)
 
     sae = build(TopKConfig(d_sae=8, k=1), 32, seed=0).requires_grad_(False)
-    sae.encode = sae.decode = lambda x: x
+    sae.encode = sae.decode = lambda values, x=None: values
     assert loss_recovered(sae, model, without_sae).ce_patched == pytest.approx(without_sae.ce_clean, abs=1e-6)
     assert without_sae.ce_zero != pytest.approx(without_sae.ce_clean, abs=1e-4)

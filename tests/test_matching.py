@@ -43,6 +43,8 @@ def check(found: Matching, a: np.ndarray, b: np.ndarray) -> None:
     assert found.upper_bound == found.mcc
     np.testing.assert_allclose(found.best_left, score.max(axis=1), atol=1e-6)
     np.testing.assert_allclose(found.best_right, score.max(axis=0), atol=1e-6)
+    for ours, nearest, best in ((score, found.nearest_left, 1), (score.T, found.nearest_right, 0)):
+        np.testing.assert_allclose(ours[np.arange(len(ours)), nearest], score.max(axis=best), atol=1e-6)
     score[found.left, found.right] = -np.inf
     for alternative, best in (
         (found.alternative_left, score.max(axis=1)[found.left]),
@@ -123,6 +125,9 @@ def test_rows_of_zeros_are_left_out_and_counted(rng, method):
     np.testing.assert_array_equal(found.left, places[plain.left])
     assert np.isnan(found.best_left).sum() == 5
     np.testing.assert_array_equal(found.best_left[places], plain.best_left)
+    assert (found.nearest_left == -1).sum() == 5
+    np.testing.assert_array_equal(found.nearest_left[places], plain.nearest_left)
+    np.testing.assert_array_equal(found.nearest_right, places[plain.nearest_right])
     assert match(b, padded, method=method).n_excluded_right == 5
 
 
@@ -130,6 +135,14 @@ def test_the_margin_is_the_cosine_minus_the_best_alternative():
     found = match(np.array([[1.0, 0.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [3.0, 4.0]]))
     assert found.margin_left == pytest.approx([1 - 0.6, 0.8 - 0.0])
     assert found.margin_right == pytest.approx([1 - 0.0, 0.8 - 0.6])
+
+
+@pytest.mark.parametrize("method", ["dense", "sparse"])
+def test_of_equally_near_rows_the_first_is_named(method):
+    W = np.repeat(np.eye(4), 60, axis=0)
+    found = match(W, W[::-1].copy(), method=method)
+    np.testing.assert_array_equal(found.nearest_left, np.repeat([180, 120, 60, 0], 60))
+    np.testing.assert_array_equal(found.nearest_right, found.nearest_left)
 
 
 def test_a_single_pair_has_no_alternative():
@@ -167,6 +180,13 @@ def test_inputs_are_not_changed(rng):
     match(a, b, method="sparse")
     assert torch.equal(a, before[0])
     assert torch.equal(b, before[1])
+
+
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_cannot_be_written_are_read(rng):
+    W = rng.standard_normal((6, 4))
+    W.setflags(write=False)
+    assert match(W, W).mcc == pytest.approx(1)
 
 
 def test_unit_rows_have_length_one(rng):

@@ -5,7 +5,15 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from sae_core.matching import match
-from sae_core.nulls import chance_corrected, null_mcc, null_mmcs, sign_flip_matchings, sign_flip_null
+from sae_core.nulls import (
+    chance_corrected,
+    null_mcc,
+    null_mmcs,
+    second_moment_matchings,
+    second_moment_null,
+    sign_flip_matchings,
+    sign_flip_null,
+)
 
 
 def random_cosines(rng: np.random.Generator, n: int, m: int, d: int) -> np.ndarray:
@@ -72,7 +80,7 @@ def test_sign_flipped_dictionaries_keep_gram_matrix_and_second_moment(monkeypatc
     b = rng.standard_normal((40, 12)) * np.geomspace(1, 0.05, 12)
     unit = b / np.linalg.norm(b, axis=1, keepdims=True)
     flipped = []
-    monkeypatch.setattr("sae_core.nulls.match", lambda W_a, W_b: flipped.append(W_b.numpy()))
+    monkeypatch.setattr("sae_core.nulls.match", lambda W_a, W_b, **_: flipped.append(W_b.numpy()))
     list(sign_flip_matchings(rng.standard_normal((40, 12)), b, n_draws=3, seed=0))
     assert len(flipped) == 3
     for other in flipped:
@@ -109,9 +117,59 @@ def test_on_anisotropic_dictionaries_only_the_sign_flip_null_equals_unrelated_on
     assert null_mcc(300, 32) < chance - 0.2
 
 
-def test_a_null_without_draws_is_refused():
+def test_the_rows_of_the_second_moment_null_have_the_second_moments_of_either_side(monkeypatch):
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((50_000, 4)) * [3, 2, 1, 0.1] + [2, 0, 0, 0], rng.standard_normal((50_000, 4))
+    drawn = []
+    monkeypatch.setattr("sae_core.nulls.match", lambda *W, **_: drawn.append([x.numpy() for x in W]))
+    list(second_moment_matchings(a, b, n_draws=2, seed=0))
+    for W, made in zip((a, b), drawn[0], strict=True):
+        unit = W / np.linalg.norm(W, axis=1, keepdims=True)
+        np.testing.assert_allclose(made.T @ made / len(made), unit.T @ unit / len(unit), atol=0.02)
+    assert not np.allclose(drawn[0][0], drawn[1][0])
+    assert not np.allclose(drawn[0][0], drawn[0][1])
+
+
+def test_on_isotropic_dictionaries_the_second_moment_null_is_the_isotropic_one():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((600, 32)), rng.standard_normal((600, 32))
+    assert second_moment_null(a, b, 4, seed=0) == pytest.approx(null_mcc(600, 32), abs=0.01)
+
+
+def test_on_anisotropic_dictionaries_the_second_moment_null_equals_unrelated_ones():
+    rng = np.random.default_rng(0)
+    a, b, unrelated = (rng.standard_normal((300, 32)) * np.geomspace(1, 0.01, 32) for _ in range(3))
+    chance = match(a, unrelated).mcc
+    assert second_moment_null(a, b, 8, seed=0) == pytest.approx(chance, abs=0.05)
+    assert null_mcc(300, 32) < chance - 0.15
+
+
+def test_a_direction_that_all_rows_share_raises_the_second_moment_null_but_not_all_the_way():
+    # It comes back as an axis of large spread: rows of either sign and of different size along it.
+    rng = np.random.default_rng(0)
+    a, b, unrelated = (rng.standard_normal((300, 32)) + 1.0 for _ in range(3))
+    assert null_mcc(300, 32) + 0.1 < second_moment_null(a, b, 8, seed=0) < match(a, unrelated).mcc - 0.05
+
+
+def test_the_second_moment_null_knows_unequal_sizes_and_rows_of_zeros():
+    rng = np.random.default_rng(0)
+    a, b = rng.standard_normal((30, 10)), np.concatenate([rng.standard_normal((50, 10)), np.zeros((5, 10))])
+    found = list(second_moment_matchings(a, b, 2, seed=0))
+    assert [len(draw.left) for draw in found] == [30, 30]
+    assert [len(draw.best_right) for draw in found] == [50, 50]
+    assert second_moment_null(a, b, 40, seed=0) == pytest.approx(null_mcc(30, 10, 50), abs=0.03)
+
+
+def test_the_second_moment_null_depends_on_its_seed_alone():
+    a = np.random.default_rng(0).standard_normal((20, 6))
+    assert second_moment_null(a, a, 2, seed=1) == second_moment_null(a, a, 2, seed=1)
+    assert second_moment_null(a, a, 2, seed=1) != second_moment_null(a, a, 2, seed=2)
+
+
+@pytest.mark.parametrize("null", [sign_flip_null, second_moment_null])
+def test_a_null_without_draws_is_refused(null):
     with pytest.raises(ValueError, match="at least one draw"):
-        sign_flip_null(np.eye(2), np.eye(2), 0, seed=0)
+        null(np.eye(2), np.eye(2), 0, seed=0)
 
 
 @pytest.mark.parametrize("null", [null_mcc, null_mmcs])

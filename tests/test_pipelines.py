@@ -18,7 +18,9 @@ from assets.partitions import run_key
 from assets.recording import StoreResource
 from pipelines import runner
 from pipelines.runner import StudyFailed, materialize_chain, steps
-from sae_core.config import ModelConfig, StudyConfig
+from sae_core.architectures import build
+from sae_core.config import ModelConfig, StudyConfig, TopKConfig
+from sae_core.formats import save_sae
 from tests.tiny import make_corpus, make_model
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -135,6 +137,56 @@ def test_one_more_seed_makes_that_seed_and_what_depends_on_it(world):
         "explanation similarity of topk-d48-k4",
         "report",
     ]
+
+
+def test_pretrained_saes_get_the_same_assets_as_trained_ones(world, tmp_path):
+    world, instance = world
+    folders = [str(tmp_path / f"published{seed}") for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        save_sae(build(TopKConfig(d_sae=40, k=4), 32, seed), folder)
+    variants = [{"architecture": "pretrained", "name": "published", "saes": folders}]
+    study = study_config(variants=variants, training=None)
+    outcome = world.run(study, instance)
+    rows = json.loads((outcome.report / "table.json").read_text())
+    assert [row["variant"] for row in rows] == ["pretrained-published"]
+    record = instance.get_latest_data_version_record(StudyKeys("tiny").sae, False, run_key("pretrained-published", 1))
+    assert record.asset_materialization.metadata["training/format"].value == "saelens"
+    assert world.run(study, instance).n_cache_hits == outcome.n_steps
+    save_sae(build(TopKConfig(d_sae=40, k=4), 32, 7), folders[1])  # another SAE at the same place is another artifact
+    world.run(study, instance)
+    assert "SAE pretrained-published, seed 1" in world.made()
+    assert "SAE pretrained-published, seed 0" not in world.made()
+
+
+def test_a_pretrained_sae_of_another_model_is_refused_by_its_width(world, tmp_path):
+    world, instance = world
+    folders = [str(tmp_path / f"published{seed}") for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        save_sae(build(TopKConfig(d_sae=40, k=4), 16, seed), folder)
+    variants = [{"architecture": "pretrained", "name": "published", "saes": folders}]
+    with pytest.raises(StudyFailed, match="reads activations of width 16, those of the study have width 32"):
+        world.run(study_config(variants=variants, training=None), instance)
+
+
+def test_checkpoints_show_agreement_over_training(world):
+    world, instance = world
+    training = study_config().training.model_dump() | {"checkpoints": [0, 0.5]}
+    study = study_config(variants=[{"architecture": "topk", "d_sae": 48, "k": 4}], training=training)
+    world.run(study, instance)
+    record = instance.get_latest_data_version_record(StudyKeys("tiny").consistency, False, "topk-d48-k4")
+    folder = Path(record.asset_materialization.metadata["path"].value)
+    table = pq.read_table(folder / "over_training.parquet").to_pydict()
+    assert table["step"] == [0, 30, 60]
+    assert table["pw_mcc"][2] == pytest.approx(record.asset_materialization.metadata["pw_mcc"].value)
+    assert not record.asset_materialization.metadata["shared_initialisation"].value
+
+
+def test_runs_that_differ_in_the_order_of_the_data_alone_are_flagged_for_their_common_start(world):
+    world, instance = world
+    study = study_config(variants=[{"architecture": "topk", "d_sae": 48, "k": 4}], vary=["order"])
+    world.run(study, instance)
+    record = instance.get_latest_data_version_record(StudyKeys("tiny").consistency, False, "topk-d48-k4")
+    assert record.asset_materialization.metadata["shared_initialisation"].value
 
 
 def test_one_more_variant_leaves_the_others_alone(world):

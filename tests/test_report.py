@@ -1,36 +1,59 @@
+import io
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from sae_core.chain import make_report
+from sae_core.config import ConsistencyConfig, StudyConfig
+from sae_core.consistency import consistency
+from sae_core.figures import small_png, svg
 from sae_core.report import (
+    compare_figure,
     consistency_figure,
+    core_figure,
     markdown_explanations,
     markdown_table,
+    over_training_figure,
     similarity_figure,
     terminal_table,
+    write_compare_figure,
     write_report,
 )
 from sae_core.report_page import provenance
-from sae_core.report_records import read_variant
+from sae_core.report_panels import answer_panels
+from sae_core.report_records import PairActivations, read_variant
 from sae_core.report_sections import sections
+from sae_core.report_stability import activations, compare_all, comparison_section
 from sae_core.report_table import (
     evenly_spaced,
-    missing_notes,
     number,
     per_million,
     percent,
-    terminal_rows,
+    warnings,
     with_interval,
 )
+from sae_core.report_text import missing_notes, terminal_rows
 from sae_core.store import ArtifactStore
 
-from .small_study import MODEL, make_variants, study_config
+from .small_study import MODEL, make_variants, planted_runs, study_config
 
-FILES = ["report.html", "report.png", "report_small.png", "summary.json", "table.json", "table.parquet"]
+FILES = [
+    "evidence.png",
+    "figures.pdf",
+    "report.html",
+    "report.png",
+    "report_small.png",
+    "summary.json",
+    "table.json",
+    "table.parquet",
+]
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +79,34 @@ def report(variants, study, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory):
-    """Two seeds, no loss recovered, no explanation."""
+    """Two seeds, no loss recovered, no explanation, no checkpoint, nothing of consistency that can be left out."""
     study, folder = study_config([0, 1]), tmp_path_factory.mktemp("bare")
     store = ArtifactStore(tmp_path_factory.mktemp("bare_store"))
-    write_report(folder, study, MODEL, make_variants(store, study, with_loss=False, explained=False))
+    least = ConsistencyConfig(n_null_draws=0, signed=False, joint=False, merged=False, core=False, consensus=False)
+    found = make_variants(store, study, with_loss=False, explained=False, checkpoints=False, config=least)
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        write_report(folder, study, MODEL, found)
     return folder
+
+
+def draw_nothing(patch):
+    """Leave out the pictures, which take most of the time and are looked at elsewhere."""
+    for name in ("png", "small_png", "pdf_pages"):
+        patch.setattr(f"sae_core.report.{name}", lambda *_, **__: b"")
+    patch.setattr("sae_core.report_page.svg", lambda *_: "<svg></svg>")
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    draw_nothing(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def compared():
+    """Two SAEs of which nobody knows how often their features fire."""
+    runs = [replace(run, frequency=None) for run in planted_runs(2, 0.9, seed=3)[0]]
+    return consistency(runs, ConsistencyConfig(n_null_draws=1))
 
 
 class _Page(HTMLParser):
@@ -123,8 +169,15 @@ def test_a_table_row_holds_means_over_seeds_and_the_numbers_of_the_summaries(rep
     assert row["dead"] == pytest.approx(3 / 64)
     assert row["PW-MCC"] == consistent["pw_mcc"]
     assert (row["CI low"], row["CI high"]) == (consistent["ci_low"], consistent["ci_high"])
-    assert row["null"] == consistent["null_sign_flip"]
+    assert (row["null"], row["null kind"]) == (consistent["null_sign_flip"], "sign flip")
     assert row["kappa"] == consistent["kappa_sign_flip"]
+    assert "decoder rows" in row["definition"]
+    assert row["shared 0.7"] == consistent["shared_fraction"]["0.7"]
+    assert row["joint 0.7"] == consistent["shared_fraction_joint"]["0.7"]
+    assert row["both 0.7"] == consistent["shared_fraction_both"]["0.7"]
+    at_07 = next(level for level in consistent["core"]["levels"] if level["tau"] == 0.7)
+    assert (row["core 0.7"], row["core share 0.7"]) == (at_07["n_core"], at_07["share"])
+    assert row["warning"] is None
     assert row["explanation rho"] == explained["rho_partial"]
     assert row["rho low"] == explained["rho_partial_ci"]["low"]
     assert row["raw rho"] == explained["rho"]
@@ -148,7 +201,10 @@ def test_the_headline_is_the_variant_that_agrees_most_beyond_chance(report):
 
 def test_missing_values_are_missing_everywhere_and_say_why(bare):
     row = json.loads((bare / "table.json").read_text())[0]
-    gone = ("loss recovered", "CI low", "CI high", "explanation rho", "rho low", "rho high", "raw rho", "lift")
+    gone = (
+        "loss recovered", "CI low", "CI high", "explanation rho", "rho low", "rho high", "raw rho", "lift",
+        "PW-MCC signed", "joint 0.7", "both 0.7", "core 0.7", "core share 0.7",
+    )  # fmt: skip
     assert [name for name in gone if row[name] is not None] == []
     assert "two runs make one pair" in row["missing"]
     assert "loss recovered of seed 0, seed 1: not measured" in row["missing"]
@@ -161,6 +217,119 @@ def test_missing_values_are_missing_everywhere_and_say_why(bare):
         assert "[–]" in where
         assert not re.search(r"\b(nan|None|inf)\b", where, re.IGNORECASE)
     assert "no matched pair is explained" in text
+
+
+def test_a_null_that_was_not_drawn_is_replaced_by_random_directions_and_the_table_says_so(bare):
+    row = json.loads((bare / "table.json").read_text())[0]
+    assert row["null kind"] == "random directions"
+    assert row["kappa"] == pytest.approx((row["PW-MCC"] - row["null"]) / (1 - row["null"]))
+    assert "null and kappa are those of random directions: switched off (n_null_draws: 0)" in row["missing"]
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "PW-MCC over training: not measured: the runs kept no checkpoints in common",
+        "Stable core of all seeds: switched off (core: false)",
+        "Stable core by number of seeds: two seeds: a curve needs a third one",
+        "Consensus against single seeds: switched off (consensus: false)",
+    ],
+)
+def test_a_figure_with_nothing_to_show_is_words_on_the_page(bare, reason):
+    assert reason in _Page((bare / "report.html").read_text()).text
+
+
+def test_seeds_that_share_an_initialisation_are_flagged_everywhere_and_never_win(undrawn, tmp_path):
+    study = study_config([0, 1, 2])
+    found = make_variants(ArtifactStore(tmp_path / "store"), study, shared_start=True)
+    headline = write_report(tmp_path / "report", study, MODEL, found)
+    flagged, other = json.loads((tmp_path / "report" / "table.json").read_text())
+    assert flagged["kappa"] > other["kappa"]
+    assert headline["highest_variant"] == other["variant"]
+    assert headline["n_not_independent"] == 1
+    assert "seeds are not independent" in flagged["warning"]
+    page = _Page((tmp_path / "report" / "report.html").read_text())
+    assert page.text.index("The seeds of a variant are not independent") < page.text.index("PW-MCC")
+    assert "Its interval, its kappa and every comparison with another variant are void" in page.text
+    assert "topk-d64-k4 ⚠" in page.text
+    said = r"topk-d64-k4: seeds are not independent: \d+ matched features have the same number"
+    for text in (terminal_table(tmp_path / "report"), markdown_table(tmp_path / "report")):
+        assert re.search(said, " ".join(text.split()))
+    comparison = json.loads((tmp_path / "report" / "summary.json").read_text())["comparisons"][0]
+    assert comparison["independent"] is False
+    panels = answer_panels([read_variant(study, key, artifacts) for key, artifacts in found.items()])
+    assert "(seeds not independent)" in svg(panels[0].panel, "x")
+
+
+def test_matchings_without_a_proof_are_in_a_box_with_their_bound(variants, study):
+    record = read_variant(study, "topk-d64-k4", variants["topk-d64-k4"])
+    changes = {"certified": False, "upper_bound": 0.98765, "stopped": ["seed 0 and seed 1: 5 s are over"]}
+    summary = record.consistency.summary.model_copy(update=changes)
+    (text,) = warnings(summary)
+    assert "(seed 0 and seed 1: 5 s are over)" in text
+    assert text.endswith("at most 0.9877")
+
+
+def test_variants_are_compared_with_seeds_as_units(report, variants):
+    (found,) = json.loads((report[0] / "summary.json").read_text())["comparisons"]
+    rows = json.loads((report[0] / "table.json").read_text())
+    assert found["pw_mcc"]["difference"] == pytest.approx(rows[0]["PW-MCC"] - rows[1]["PW-MCC"])
+    assert found["pw_mcc"]["smallest_p"] == pytest.approx(0.1)  # three seeds each: 20 ways, two-sided
+    assert found["kappa"]["difference"] == pytest.approx(rows[0]["kappa"] - rows[1]["kappa"], abs=0.02)
+    assert found["independent"] is True
+
+
+def test_two_seeds_cannot_be_compared_and_the_page_says_so(bare):
+    text = _Page((bare / "report.html").read_text()).text
+    assert "two runs make one pair: a comparison of variants needs at least three runs of each" in text
+
+
+def test_one_variant_has_nothing_to_be_compared_with(variants, study):
+    record = read_variant(study, "topk-d64-k4", variants["topk-d64-k4"])
+    assert comparison_section(compare_all([record])) is None
+
+
+def test_pair_values_are_a_symmetric_matrix_in_the_order_of_the_runs(variants, study):
+    record = read_variant(study, "topk-d64-k4", variants["topk-d64-k4"]).consistency
+    values = record.pair_values("mcc")
+    for row in record.pairs.to_pylist():
+        a, b = (record.summary.runs.index(row[name]) for name in ("run_a", "run_b"))
+        assert values[a, b] == values[b, a] == row["mcc"]
+    assert np.isnan(np.diag(values)).all()
+
+
+def test_variants_trained_elsewhere_have_no_training_curves_and_the_page_says_so(undrawn, tmp_path):
+    study = StudyConfig.model_validate(
+        {
+            "name": "theirs",
+            "model": "tiny-model",
+            "hook": "model.layers.1",
+            "variants": [{"architecture": "pretrained", "name": "published", "saes": ["a", "b"]}],
+            "seeds": [0, 1],
+        }
+    )
+    found = make_variants(ArtifactStore(tmp_path / "store"), study, checkpoints=False)
+    for name in study.run_names():
+        (found["pretrained-published"][f"sae {name}"].path / "training.parquet").unlink()
+    write_report(tmp_path / "report", study, MODEL, found)
+    text = _Page((tmp_path / "report" / "report.html").read_text()).text
+    assert "Nothing was trained here" in text
+    assert "pretrained-published architecture pretrained · name published · saes a, b" in text
+
+
+def test_whether_matched_features_fire_alike_is_told_where_it_was_measured(variants, study):
+    record = read_variant(study, "topk-d64-k4", variants["topk-d64-k4"])
+    assert activations(record.consistency) is None
+    pair = PairActivations(
+        run_a="seed 0", run_b="seed 1", n_tokens=1000, n_matched=64, n_compared=60, mean_correlation=0.8,
+        mean_jaccard=0.5, mean_best_candidate=0.9, share_partner_best=0.75, pw_mcc_activations=None, upper_bound=None,
+        share_same_partner=None, reason="not matched by activations",
+    )  # fmt: skip
+    section = activations(replace(record.consistency, activations=[pair]))
+    assert section is not None
+    assert section.table.rows == [
+        ["seed 0 and seed 1", "0.800", "0.500", "75.0 %", "–", "–", "not matched by activations"]
+    ]
 
 
 def test_a_reason_that_holds_for_all_variants_is_said_once(bare):
@@ -189,7 +358,9 @@ def test_the_page_is_well_formed_and_loads_nothing_from_elsewhere(page, report):
 def test_the_page_gives_the_answer_first_then_how_to_read_it_then_variants_then_provenance(page):
     order = [
         "topk-d64-k4 agrees most beyond chance: PW-MCC",
+        "Differences between variants",
         "How to read this",
+        "What stands behind it",
         "Each variant",
         "Training",
         "Provenance",
@@ -259,20 +430,27 @@ def test_quoted_pairs_are_explained_from_two_halves_of_the_text(variants, study)
         assert any(left in texts["seed 0", half] and right in texts["seed 1", 1 - half] for half in (0, 1))
 
 
-def test_more_variants_than_colours_are_all_in_the_table_and_the_page_says_which_are_drawn(tmp_path):
+def test_more_variants_than_colours_are_all_in_the_table_and_the_page_says_which_are_drawn(
+    undrawn, monkeypatch, tmp_path
+):
+    monkeypatch.setattr("sae_core.report.small_png", small_png)
     study = study_config([0, 1], [{"architecture": "topk", "d_sae": 64, "k": k} for k in range(1, 9)])
-    write_report(tmp_path, study, MODEL, make_variants(ArtifactStore(tmp_path / "store"), study))
-    assert "show the 6 of 8 variants" in (tmp_path / "report.html").read_text()
-    assert terminal_table(tmp_path).count("topk-d64-k") == 8
-    assert (tmp_path / "report_small.png").stat().st_size < 150_000
+    least = ConsistencyConfig(n_null_draws=1, core=False, consensus=False, merged=False)
+    found = make_variants(ArtifactStore(tmp_path / "store"), study, config=least)
+    write_report(tmp_path / "report", study, MODEL, found)
+    assert "show the 6 of 8 variants" in (tmp_path / "report" / "report.html").read_text()
+    assert terminal_table(tmp_path / "report").count("topk-d64-k") == 8
+    assert (tmp_path / "report" / "report_small.png").stat().st_size < 150_000
 
 
 def test_the_terminal_table_is_aligned_and_narrow(report):
-    header, line, *rows = terminal_table(report[0]).splitlines()
+    header, line, *rest = terminal_table(report[0]).splitlines()
+    rows = [row for row in rest if "-d64-" in row]
+    assert rest[2].startswith("PW-MCC: mean |cosine| of decoder rows")
     assert len(line) <= 110
     assert {len(text) for text in (header, line, *rows)} == {len(line)}
-    assert [header[: header.index("L0")].strip(), *re.findall(r"PW-MCC \[95 % CI\]|null|kappa|FVE", header)] == [
-        "variant", "FVE", "PW-MCC [95 % CI]", "null", "kappa",
+    assert [header[: header.index("L0")].strip(), *re.findall(r"PW-MCC \[95 % CI\]|null|kappa|FVE|>= 0.7", header)] == [
+        "variant", "FVE", "PW-MCC [95 % CI]", "null", "kappa", ">= 0.7",
     ]  # fmt: skip
 
 
@@ -289,11 +467,13 @@ def test_the_markdown_table_has_as_many_cells_in_every_row(report):
 
 
 def test_pictures_for_the_ui_are_small_and_always_the_same(variants):
-    for kind, figure in (("consistency", consistency_figure), ("explanation_similarity", similarity_figure)):
+    kinds = [("consistency", figure) for figure in (consistency_figure, core_figure, over_training_figure)]
+    for kind, figure in [*kinds, ("explanation_similarity", similarity_figure)]:
         folder = variants["topk-d64-k4"][kind].path
-        assert figure(folder).startswith(b"\x89PNG")
-        assert len(figure(folder)) < 100_000
-        assert figure(folder) == figure(folder)
+        picture = figure(folder)
+        assert picture.startswith(b"\x89PNG")
+        assert len(picture) < 100_000
+        assert figure(folder) == picture
 
 
 def test_explanations_to_read_are_spread_over_the_frequency(variants):
@@ -302,7 +482,35 @@ def test_explanations_to_read_are_spread_over_the_frequency(variants):
     assert lines[2].split("|")[3].strip().count(",") == 4
 
 
-def test_a_report_is_an_artifact_of_the_chain(store, study, variants):
+@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+def test_the_figure_of_a_comparison_is_written_as_its_name_says(compared, tmp_path, suffix):
+    begins = {".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF-"}[suffix]
+    write_compare_figure(tmp_path / f"figure{suffix}", compared)
+    assert (tmp_path / f"figure{suffix}").read_bytes().startswith(begins)
+    assert [path.name for path in tmp_path.iterdir()] == [f"figure{suffix}"]
+
+
+def test_the_same_comparison_gives_the_same_figure(compared):
+    assert compare_figure(compared, ".svg") == compare_figure(compared, ".svg")
+
+
+def test_the_figure_of_a_comparison_has_the_panels_that_are_known(compared):
+    bare = replace(compared, core_curve=None)
+    assert Image.open(io.BytesIO(compare_figure(bare))).size == (2400, 600)
+    joint = compared.matches.schema.get_field_index("encoder_cosine")
+    nothing = pa.nulls(compared.matches.num_rows, pa.float64())
+    bare = replace(bare, matches=compared.matches.set_column(joint, "encoder_cosine", nothing))
+    assert Image.open(io.BytesIO(compare_figure(bare))).size == (1600, 600)
+
+
+def test_a_figure_of_another_kind_or_in_no_folder_is_refused(compared, tmp_path):
+    with pytest.raises(ValueError, match=r"written as .png, .svg, .pdf: got figure.jpg; give its name"):
+        write_compare_figure(tmp_path / "figure.jpg", compared)
+    with pytest.raises(FileNotFoundError, match=r"no folder .*gone for the figure; make it first"):
+        write_compare_figure(tmp_path / "gone" / "figure.png", compared)
+
+
+def test_a_report_is_an_artifact_of_the_chain(undrawn, store, study, variants):
     made = make_report(store, study, MODEL, variants)
     assert made.summary["highest_variant"] == "topk-d64-k4"
     assert make_report(store, study, MODEL, variants).cache_hit

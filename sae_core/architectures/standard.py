@@ -5,19 +5,25 @@ from typing import final
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.architectures.base import Loss, Sae, SparseRule, squared_error
+from sae_core.architectures.base import TRAINED_HERE, Conventions, Loss, SparseRule, TrainableSae, squared_error
 
 
 @final
-class Standard(Sae):
+class Standard(TrainableSae):
     """Codes are the rectified pre-activations. The penalty needs decoder rows of unit length, which training keeps."""
 
     architecture = "standard"
     can_resample = True
 
-    def __init__(self, d_in: int, d_sae: int, l1_coefficient: float | None = None):
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        l1_coefficient: float | None = None,
+        conventions: Conventions = TRAINED_HERE,
+    ):
         """``l1_coefficient`` None is an SAE to use, not to train: one from a file that does not tell it."""
-        super().__init__(d_in, d_sae)
+        super().__init__(d_in, d_sae, conventions)
         self.l1_coefficient = l1_coefficient
 
     @property

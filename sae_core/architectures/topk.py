@@ -5,18 +5,35 @@ from typing import final
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.architectures.base import Loss, Sae, SparseRule, auxiliary_loss, keep_largest, squared_error
+from sae_core.architectures.base import (
+    TRAINED_HERE,
+    Conventions,
+    Loss,
+    SparseRule,
+    TrainableSae,
+    auxiliary_loss,
+    keep_largest,
+    squared_error,
+)
 
 
 @final
-class TopK(Sae):
+class TopK(TrainableSae):
     """Codes are the ``k`` largest rectified pre-activations; a token with fewer positive ones has fewer codes."""
 
     architecture = "topk"
     encode_settings = ("k",)
 
-    def __init__(self, d_in: int, d_sae: int, k: int, aux_k: int | None = None, aux_k_coefficient: float = 0.0):
-        super().__init__(d_in, d_sae)
+    def __init__(
+        self,
+        d_in: int,
+        d_sae: int,
+        k: int,
+        aux_k: int | None = None,
+        aux_k_coefficient: float = 0.0,
+        conventions: Conventions = TRAINED_HERE,
+    ):
+        super().__init__(d_in, d_sae, conventions)
         if not 1 <= k < d_sae:
             raise ValueError(f"k must be at least 1 and smaller than d_sae={d_sae}: got {k}; lower k or raise d_sae")
         self.k = k

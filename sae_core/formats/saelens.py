@@ -1,152 +1,188 @@
-"""The SAELens v6 layout: ``cfg.json`` beside ``sae_weights.safetensors``; the layout our own SAEs are stored in.
+"""The SAELens layout: ``cfg.json`` beside ``sae_weights.safetensors``; the layout our own SAEs are stored in.
 
-What the config can say and we hold otherwise is folded into the weights when it is exact; the rest is refused.
+What the configuration says and we hold otherwise is folded into the weights when it is exact; what cannot be run is
+read as a dictionary, with the reason.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from safetensors.torch import save_file
 
-from sae_core.architectures import ARCHITECTURES, Sae, create
+from sae_core.architectures import Sae
+from sae_core.formats.checkpoint import Checkpoint
+from sae_core.formats.files import read_json, read_safetensors, safetensors_header
+from sae_core.formats.layouts import require_keys, require_shape
+from sae_core.formats.saelens_config import KINDS, NORMALIZED_BEFORE, Settings, settings_of
+from sae_core.formats.saelens_folds import (
+    SCALER,
+    Weights,
+    input_scale,
+    with_finetuning,
+    with_input_scale,
+    with_unit_rows,
+    with_whitening,
+)
 
+NAME = "saelens"
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-
-_COMMON_KEYS = {
-    "architecture", "d_in", "d_sae", "dtype", "device", "apply_b_dec_to_input", "normalize_activations",
-    "reshape_activations", "metadata",
-}  # fmt: skip
-_KEYS = {
-    "topk": {"k", "rescale_acts_by_decoder_norm"},
-    "standard": set[str](),
-}
-"""Keys that an architecture has besides the common ones."""
+LOOKS_FOR = f"{CONFIG} beside {WEIGHTS} with W_dec (d_sae, d_in)"
+LAYOUT_VERSION = "6.0.0"
+"""First version of SAELens whose layout is written: without it SAELens drops the metadata."""
 
 
 def detects(path: Path) -> bool:
-    """Whether a folder is in this layout."""
-    return (path / CONFIG).is_file() and (path / WEIGHTS).is_file()
+    """Whether a folder, or a weights file in one, is in this layout.
 
-
-def save_sae(sae: Sae, folder: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write an SAE so that SAELens 6 loads it (``SAE.load_from_disk``).
-
-    Args:
-        sae: one that works on raw activations (any scale folded in, see ``Sae.fold_scale``).
-        folder: made if needed; an SAE in it is replaced, file by file and each atomically.
-        metadata: JSON values to keep beside it: ``model_name``, ``hook_name``, ``activation_scale``, ...
+    Raises:
+        ValueError: if the weights are damaged.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in sae.state_dict().items()}
+    folder = _folder(path)
+    if not ((folder / CONFIG).is_file() and (folder / WEIGHTS).is_file()):
+        return False
+    return "W_dec" in safetensors_header(folder / WEIGHTS)
+
+
+def read(path: Path) -> Checkpoint:
+    """What a folder in this layout says, of version 6 or before.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a key is missing, unknown, or says what cannot be.
+    """
+    folder = _folder(path)
+    for name in (CONFIG, WEIGHTS):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} has no {name}: the SAELens layout is {CONFIG} beside {WEIGHTS}")
+    settings = settings_of(read_json(folder / CONFIG), folder / CONFIG)
+    weights = {name: tensor.float() for name, tensor in read_safetensors(folder / WEIGHTS).items()}
+    reason = settings.not_runnable
+    if "topk_threshold" in settings.kind.tensors:
+        weights, no_threshold = _with_threshold(weights, settings)
+        reason = reason or no_threshold
+    if "log_threshold" in weights:
+        weights["threshold"] = weights.pop("log_threshold").exp()
+    weights = with_finetuning(weights, settings.finetuned, folder / WEIGHTS)
+    tensors = settings.kind.tensors - {"topk_threshold"}
+    optional = {"threshold"} if settings.kind.architecture == "jumprelu" else set()
+    require_keys(str(folder / WEIGHTS), weights, tensors, optional)
+    for name, tensor in weights.items():
+        require_shape(str(folder / WEIGHTS), name, tensor, *_shape(name, settings))
+    weights, not_folded = _folded(weights, settings, folder)
+    return _checkpoint(weights, settings, reason or not_folded)
+
+
+def write(sae: Sae, folder: Path, metadata: Mapping[str, Any]) -> None:
+    """Write an SAE so that SAELens 6 loads it (``SAE.load_from_disk``), file by file and each atomically.
+
+    Raises:
+        ValueError: if SAELens has no such SAE.
+    """
+    conventions = sae.conventions
+    prefix = f"{'jumprelu_' if sae.architecture == 'jumprelu' else ''}{'skip_' if conventions.has_skip else ''}"
+    architecture = f"{prefix}transcoder" if sae.is_transcoder else sae.architecture
+    if sae.is_transcoder and sae.architecture not in ("standard", "jumprelu"):
+        raise ValueError(f"SAELens has no transcoder of the architecture {sae.architecture}: it cannot be written so")
     config: dict[str, Any] = {
-        "architecture": sae.architecture,
+        "architecture": architecture,
         "d_in": sae.d_in,
         "d_sae": sae.d_sae,
         "dtype": str(sae.W_dec.dtype).removeprefix("torch."),
         "device": "cpu",
-        "apply_b_dec_to_input": True,
-        "normalize_activations": "none",
+        "apply_b_dec_to_input": conventions.subtract_b_dec,
+        "normalize_activations": conventions.normalize,
         "reshape_activations": "none",
-        "metadata": dict(metadata or {}),
+        "sae_lens_version": LAYOUT_VERSION,
+        "metadata": dict(metadata),
     }
     config |= {name: getattr(sae, name) for name in sae.encode_settings}
-    if "rescale_acts_by_decoder_norm" in _KEYS[sae.architecture]:
+    if "rescale_acts_by_decoder_norm" in KINDS[architecture].settings:
         config["rescale_acts_by_decoder_norm"] = False
+    if sae.is_transcoder:
+        config["d_out"] = sae.d_out
+    weights = {name: tensor.detach().cpu() for name, tensor in sae.state_dict().items()}
+    if conventions.has_skip:
+        weights["W_skip"] = weights["W_skip"].T  # theirs is (d_out, d_in)
+    weights = {name: tensor.contiguous() for name, tensor in weights.items()}
     _replace(folder / WEIGHTS, lambda part: save_file(weights, part))
     _replace(folder / CONFIG, lambda part: part.write_text(json.dumps(config, indent=1, sort_keys=True)))
 
 
-def load(path: Path) -> Sae:
-    """The SAE in a folder of this layout, float32, on the CPU, in evaluation mode.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a key is unknown, missing, or says something that cannot be kept exactly.
-    """
-    for name in (CONFIG, WEIGHTS):
-        if not (path / name).is_file():
-            raise FileNotFoundError(f"{path} has no {name}: the SAELens layout is {CONFIG} beside {WEIGHTS}")
-    config = _read_config(path)
-    try:
-        weights = {name: tensor.float() for name, tensor in load_file(path / WEIGHTS).items()}
-    except SafetensorError as error:
-        raise ValueError(
-            f"{path / WEIGHTS} is not a readable safetensors file ({error}); fetch or train it again"
-        ) from error
-    kind = ARCHITECTURES[config["architecture"]]
-    try:
-        settings = {name: config[name] for name in kind.encode_settings}
-        sae = create(config["architecture"], config["d_in"], config["d_sae"], **settings)
-    except KeyError as error:
-        raise ValueError(
-            f"{path / CONFIG} has no key {error}, which the architecture {kind.architecture} needs"
-        ) from None
-    _check_weights(path, weights, {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()})
-    sae.load_state_dict(_fold(weights, config))
-    return sae.requires_grad_(False).eval()
+def _folder(path: Path) -> Path:
+    return path.parent if path.name == WEIGHTS and path.is_file() else path
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    where = path / CONFIG
-    try:
-        config = json.loads(where.read_text())
-    except ValueError as error:
-        raise ValueError(f"{where} is not JSON ({error}); fetch or train the SAE again") from error
-    for key in ("architecture", "d_in", "d_sae"):
-        if key not in config:
-            raise ValueError(f"{where} has no key {key!r}: SAELens 6 writes it (older versions use other keys)")
-    architecture = config["architecture"]
-    if architecture not in _KEYS:
-        raise ValueError(
-            f"{where}: architecture {architecture!r} cannot be read; readable are {', '.join(sorted(_KEYS))}"
-        )
-    unknown = sorted(set(config) - _COMMON_KEYS - _KEYS[architecture])
-    if unknown:
-        raise ValueError(
-            f"{where}: unknown keys {', '.join(unknown)}; they may change what the SAE computes, so it is not loaded "
-            "(a newer version of SAELens wrote it?)"
-        )
-    for key in ("normalize_activations", "reshape_activations"):
-        if config.get(key, "none") != "none":
-            raise ValueError(
-                f"{where}: {key} = {config[key]!r} cannot be kept exactly; fold it into the weights before"
+def _shape(name: str, settings: Settings) -> tuple[tuple[int, ...], str]:
+    d_in, d_sae, d_out = settings.d_in, settings.d_sae, settings.d_out
+    shapes: dict[str, tuple[tuple[int, ...], str]] = {
+        "W_enc": ((d_in, d_sae), "(d_in, d_sae)"),
+        "W_dec": ((d_sae, d_out), "(d_sae, d_out)" if settings.kind.transcodes else "(d_sae, d_in)"),
+        "b_dec": ((d_out,), "(d_out)" if settings.kind.transcodes else "(d_in)"),
+        "W_skip": ((d_out, d_in), "(d_out, d_in)"),
+    }
+    shape, meaning = shapes.get(name, ((d_sae,), "(d_sae)"))
+    return shape, f"{meaning} from {CONFIG}"
+
+
+def _with_threshold(weights: Weights, settings: Settings) -> tuple[Weights, str | None]:
+    """The one threshold of a BatchTopK training checkpoint as one of each feature; else why it cannot be run."""
+    weights = dict(weights)
+    threshold = weights.pop("topk_threshold", None)
+    if "threshold" in weights:  # exported already
+        return weights, None
+    if threshold is None or not float(threshold) >= 0:
+        return weights, "its threshold was never estimated, and BatchTopK without one depends on the batch"
+    if settings.rescale_by_decoder_norm is None:
+        return weights, f"{CONFIG} does not say rescale_acts_by_decoder_norm, which decides what the threshold means"
+    return {**weights, "threshold": torch.full((settings.d_sae,), float(threshold))}, None
+
+
+def _folded(weights: Weights, settings: Settings, folder: Path) -> tuple[Weights, str | None]:
+    """The weights for raw activations, in the order in which SAELens folds; else why they cannot be run."""
+    rescaled, reason = bool(settings.rescale_by_decoder_norm), None
+    if settings.kind.architecture not in ("topk", "jumprelu"):
+        rescaled = False
+    if settings.normalize == "expected_average_only_in":
+        scale = input_scale(folder)
+        if scale is not None and not settings.kind.transcodes:
+            weights = with_input_scale(weights, scale, rescaled)
+        else:
+            reason = (
+                "it was trained on activations scaled to a mean norm of sqrt(d_in), and the factor is not in its "
+                f"files ({SCALER})"
             )
-    return dict(config)
+    if rescaled:
+        weights = with_unit_rows(weights)
+    if settings.normalize == "covariance_whitening":
+        weights = with_whitening(weights, folder, settings.subtract_b_dec)
+    return weights, reason
 
 
-def _check_weights(path: Path, weights: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    where = path / WEIGHTS
-    if set(weights) != set(expected):
-        raise ValueError(f"{where} holds {', '.join(sorted(weights))}; expected are {', '.join(sorted(expected))}")
-    for name, shape in expected.items():
-        found = tuple(weights[name].shape)
-        if found != shape:
-            raise ValueError(f"{where}: {name} has shape {found}, expected {shape} from d_in and d_sae in {CONFIG}")
-        if not torch.isfinite(weights[name]).all():
-            raise ValueError(f"{where}: {name} holds values that are not finite; the SAE cannot be used")
+def _checkpoint(weights: Weights, settings: Settings, reason: str | None) -> Checkpoint:
+    tensors = {name: weights[name] for name in weights if name not in ("W_dec", "W_enc", "b_enc", "b_dec")}
+    if "W_skip" in tensors:
+        tensors["W_skip"] = tensors["W_skip"].T
+    return Checkpoint(
+        architecture=None if reason else settings.kind.architecture,
+        W_dec=weights["W_dec"],
+        W_enc=weights.get("W_enc"),
+        b_enc=weights.get("b_enc"),
+        b_dec=weights["b_dec"],
+        settings={"k": settings.k} if settings.k is not None else {},
+        tensors=tensors,
+        subtract_b_dec=settings.subtract_b_dec,
+        normalize="none" if settings.normalize in NORMALIZED_BEFORE else settings.normalize,
+        transcodes=settings.kind.transcodes,
+        declared={"d_in": settings.d_in, "d_sae": settings.d_sae, "d_out": settings.d_out},
+        metadata={**settings.metadata, **({"not_runnable": reason} if reason else {})},
+    )
 
 
-def _fold(weights: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The same SAE with ``b_dec`` taken from the input and decoder norms not looked at."""
-    if not config.get("apply_b_dec_to_input", True):
-        # x W + b = (x - b_dec) W + (b + b_dec W)
-        weights["b_enc"] = weights["b_enc"] + weights["b_dec"] @ weights["W_enc"]
-    if config.get("rescale_acts_by_decoder_norm", False):
-        # Pre-activations times the row's norm before the choice, codes divided by it before decoding.
-        norm = weights["W_dec"].norm(dim=1)
-        weights["W_enc"], weights["b_enc"] = weights["W_enc"] * norm, weights["b_enc"] * norm
-        weights["W_dec"] = weights["W_dec"] / norm[:, None]
-    return weights
-
-
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, write: Callable[[Path], Any]) -> None:
     part = path.with_name(path.name + ".part")
     write(part)
     os.replace(part, path)
