@@ -7,7 +7,7 @@ import dagster as dg
 
 from sae_core.store import Artifact
 
-# sae_core.report is imported where it is used: definitions load without matplotlib and torch.
+# sae_core.report.writing is imported where it is used: definitions load without matplotlib and torch.
 
 
 def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
@@ -16,33 +16,39 @@ def _numbers(summary: dict[str, Any]) -> dict[str, Any]:
 
 def _picture(png: bytes, name: str) -> dict[str, Any]:
     # Pictures in metadata live in Dagster's event database: small ones only.
-    return {"figure": dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")}
+    text = dg.MetadataValue.md(f"![{name}](data:image/png;base64,{base64.b64encode(png).decode()})")
+    return {f"figure: {name}": text}
 
 
 def consistency_metadata(artifact: Artifact) -> dict[str, Any]:
-    """PW-MCC and what stands beside it."""
-    from sae_core.report import consistency_figure
+    """PW-MCC and what stands beside it, the stable core, and how agreement grew while the runs were trained."""
+    from sae_core.report.pictures import consistency_figure, core_figure, over_training_figure
 
-    return _numbers(artifact.summary) | _picture(consistency_figure(artifact.path), "consistency")
+    found = _numbers(artifact.summary) | _picture(consistency_figure(artifact.path), "consistency")
+    if (artifact.path / "core_curve.parquet").is_file():
+        found |= _picture(core_figure(artifact.path), "stable core")
+    if (artifact.path / "over_training.parquet").is_file():
+        found |= _picture(over_training_figure(artifact.path), "agreement over training")
+    return found
 
 
 def explanation_metadata(artifact: Artifact) -> dict[str, Any]:
     """Counts, and a few explanations to read."""
-    from sae_core.report import markdown_explanations
+    from sae_core.report.writing import markdown_explanations
 
     return _numbers(artifact.summary) | {"examples": dg.MetadataValue.md(markdown_explanations(artifact.path))}
 
 
 def similarity_metadata(artifact: Artifact) -> dict[str, Any]:
     """Correlations and the lift over decoys."""
-    from sae_core.report import similarity_figure
+    from sae_core.report.pictures import similarity_figure
 
     return _numbers(artifact.summary) | _picture(similarity_figure(artifact.path), "similarity of explanations")
 
 
 def report_metadata(artifact: Artifact) -> dict[str, Any]:
     """The table of variants, the figure, where the page lies, and the numbers of the variant that agrees most."""
-    from sae_core.report import markdown_table
+    from sae_core.report.writing import markdown_table
 
     return {
         "table": dg.MetadataValue.md(markdown_table(artifact.path)),

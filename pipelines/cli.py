@@ -35,7 +35,7 @@ def run(study: str) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from pipelines.runner import StudyFailed, run_study
-    from sae_core.report import terminal_table
+    from sae_core.report.writing import terminal_table
 
     disable_progress_bar()  # of loading weights; the chain has its own
     try:

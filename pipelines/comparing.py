@@ -90,6 +90,6 @@ def _write(found: Compared, outputs: Outputs) -> None:
         pq.write_table(found.report.matches, part)
         os.replace(part, outputs.pairs)
     if outputs.plot:
-        from sae_core.report import write_compare_figure
+        from sae_core.report.pictures import write_compare_figure
 
         write_compare_figure(Path(outputs.plot), found.report)

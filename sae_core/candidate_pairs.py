@@ -110,8 +110,8 @@ def list_candidates(source: ScoreSource, n_of_row: int, n_of_column: int, budget
     """
     n_rows, n_columns = source.shape
     n_of_row, n_of_column = _affordable(n_rows, n_columns, n_of_row, n_of_column, budget.room)
-    coarse = isinstance(source, CoarseSource)
-    lists = _Lists(n_rows, n_columns, n_of_row, n_of_column, np.int16 if coarse else np.float32)
+    dtype = np.int16 if isinstance(source, CoarseSource) else np.float32
+    lists = _Lists(n_rows, n_columns, n_of_row, n_of_column, dtype)
     found = Candidates.empty(source)
     for rows in blocks(n_rows, n_columns):
         if budget.time_is_up(f"{rows.start:,} of {n_rows:,} rows multiplied"):
@@ -128,7 +128,7 @@ def list_candidates(source: ScoreSource, n_of_row: int, n_of_column: int, budget
     found.row_bound[: found.n_seen] = -np.inf if lists.whole_rows else row_bound[: found.n_seen]
     if found.n_seen == n_rows:
         found.column_bound = np.full(n_columns, -np.inf) if lists.whole_columns else column_bound
-        if coarse:
+        if isinstance(source, CoarseSource):
             _list_two_best(found, n_of_row, budget)
     return found
 
@@ -229,10 +229,10 @@ def _list_two_best(found: Candidates, n_kept: int, budget: Budget) -> None:
         unsure = np.flatnonzero((second <= bound) & np.isfinite(bound))
         source = Transposed(found.source) if transpose else found.source
         for ours, others, scores, block, bounds in best_of_rows(source, unsure, everything[1 - transpose], n_kept):
-            if budget.time_is_up("listing the best pairs exactly"):
-                return
             pair = (others, ours) if transpose else (ours, others)
             parts.append((*pair, scores))
             bound[block] = bounds
+            if budget.time_is_up("listing the best pairs exactly"):
+                break
     if parts:
         found.add(*(np.concatenate(part) for part in zip(*parts, strict=True)))

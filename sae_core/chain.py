@@ -257,7 +257,7 @@ def make_consistency(
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
-        from sae_core.consistency_artifact import build_consistency
+        from sae_core.consistency.artifact import build_consistency
 
         folders = {name: (run["sae"].path, run["evaluation"].path) for name, run in runs.items()}
         return build_consistency(folder, folders, activations.path / "held_out", config, progress)
@@ -377,7 +377,7 @@ def make_report(
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
-        from sae_core.report import write_report
+        from sae_core.report.writing import write_report
 
         return write_report(folder, study, model, variants)
 

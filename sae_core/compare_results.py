@@ -7,7 +7,7 @@ meaning or goes.
 from typing import Literal
 
 from sae_core.config import Result
-from sae_core.consistency_results import ConsistencySummary
+from sae_core.consistency.results import ConsistencySummary
 
 
 class Definition(Result):

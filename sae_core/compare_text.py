@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from sae_core.compare_results import ComparedSae, Comparison
-from sae_core.consistency_results import ConsistencySummary
-from sae_core.report_table import MISSING, number, percent, with_interval
+from sae_core.consistency.results import ConsistencySummary
+from sae_core.report.table import MISSING, number, percent, with_interval
 
 _NAME_WIDTH = 40
 _SHOWN = {

@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sae_core.config import SimilarityConfig
+from sae_core.consistency.statistics import Interval, jackknife
 from sae_core.embeddings import Embed, embed_distinct
 from sae_core.progress import Progress, silent
 from sae_core.similarity_pairs import MatchedPairs, compare, index_explanations, self_similarity
@@ -34,7 +35,6 @@ from sae_core.similarity_statistics import (
     partial_spearman,
     spearman,
 )
-from sae_core.statistics import Interval, jackknife
 
 
 def explanation_similarity(

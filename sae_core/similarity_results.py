@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from sae_core.config import Result
+from sae_core.consistency.statistics import Interval
 from sae_core.similarity_statistics import SimilarityBin
-from sae_core.statistics import Interval
 
 
 class RunPairSimilarity(Result):

@@ -4,8 +4,8 @@ from itertools import combinations
 
 import numpy as np
 
+from sae_core.consistency.runs import Run
 from sae_core.matching import Matching, match
-from sae_core.runs import Run
 
 
 def unit(W: np.ndarray) -> np.ndarray:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from sae_core.config import ConsistencyConfig, ModelConfig, SimilarityConfig, StudyConfig
 from sae_core.consistency import ConsistencyReport, Run, consistency, write_consistency
+from sae_core.consistency.over_training import OVER_TRAINING_SCHEMA
 from sae_core.evaluation import Evaluation, EvaluationSummary, write_evaluation
 from sae_core.loss_recovered import LossRecovered
-from sae_core.over_training import OVER_TRAINING_SCHEMA
 from sae_core.similarity import explanation_similarity, write_similarity
 from sae_core.store import Artifact, ArtifactStore
 from sae_core.training_state import CurvePoint

@@ -7,13 +7,13 @@ import pytest
 import torch
 from scipy import sparse
 
-from sae_core.activation_matching import activation_agreement, decoder_candidates, match_activations
 from sae_core.architectures import build
 from sae_core.config import TopKConfig
-from sae_core.correlations import Correlations, correlations, jaccard
+from sae_core.consistency.activation_matching import activation_agreement, decoder_candidates, match_activations
+from sae_core.consistency.correlations import Correlations, correlations, jaccard
+from sae_core.consistency.sparse_codes import SparseCodes, collect_codes, encode_blocks, held_out_codes
 from sae_core.matching import match
 from sae_core.score_sources import ScoreSource
-from sae_core.sparse_codes import SparseCodes, collect_codes, encode_blocks, held_out_codes
 
 N_TOKENS = 400
 

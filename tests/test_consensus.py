@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from sae_core.consensus import consensus
-from sae_core.consensus_summary import consensus_summary, consensus_table
-from sae_core.disjoint_groups import disjoint_groups
-from sae_core.geometric_medians import geometric_medians
+from sae_core.consistency.consensus_dictionary import consensus
+from sae_core.consistency.consensus_summary import consensus_summary, consensus_table
+from sae_core.consistency.geometric_medians import geometric_medians
+from sae_core.consistency.group_comparison import disjoint_groups
+from sae_core.consistency.runs import Run
 from sae_core.matching import match
-from sae_core.runs import Run
 from tests.planted_runs import matched, named, truth_and_runs, unit
 
 # --- the median -------------------------------------------------------------------------------------------------

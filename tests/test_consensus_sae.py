@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from sae_core.architectures import Conventions, Sae, create
-from sae_core.consensus import consensus
-from sae_core.consensus_sae import consensus_sae
+from sae_core.consistency.consensus_dictionary import consensus
+from sae_core.consistency.consensus_sae import consensus_sae
+from sae_core.consistency.runs import Run
 from sae_core.formats import load_sae, save_sae
-from sae_core.runs import Run
 from tests.planted_runs import matched
 
 KINDS = [("topk", {"k": 4}), ("standard", {}), ("jumprelu", {}), ("gated", {})]

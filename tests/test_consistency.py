@@ -9,7 +9,15 @@ import pytest
 import torch
 
 from sae_core.config import ConsistencyConfig
-from sae_core.consistency import Run, chance_corrected, consistency, jackknife, null_mcc, pw_mcc, write_consistency
+from sae_core.consistency import (
+    Run,
+    chance_corrected,
+    consistency,
+    jackknife,
+    null_mcc,
+    pw_mcc,
+    write_consistency,
+)
 from sae_core.matching import match
 
 

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from sae_core import consistency_pairs
 from sae_core.config import ConsistencyConfig
 from sae_core.consistency import (
     ConsistencySummary,
@@ -18,6 +17,7 @@ from sae_core.consistency import (
     consistency,
     pw_mcc,
 )
+from sae_core.consistency import pairs as consistency_pairs
 from sae_core.matching import match
 
 BEFORE = [
@@ -341,13 +341,13 @@ def test_an_encoder_that_is_not_finite_is_refused_by_run_and_column(runs):
 
 def test_the_time_budget_reaches_every_matching(runs, monkeypatch):
     budgets = []
-    for module in ("consistency_pairs", "nulls", "initialisation"):
+    for module in ("pairs", "nulls", "initialisation"):
 
         def watched(*args, **kwargs):
             budgets.append(kwargs["time_budget_s"])
             return match(*args, **kwargs)
 
-        monkeypatch.setattr(f"sae_core.{module}.match", watched)
+        monkeypatch.setattr(f"sae_core.consistency.{module}.match", watched)
     bare = [replace(run, W_enc=None) for run in runs[:2]]
     consistency(bare, EVERYTHING.model_copy(update={"time_budget_s": 60.0, "consensus": False, "core": False}))
     assert budgets == [60.0] * 6  # all, signed, alive, two nulls, step 0

@@ -5,11 +5,11 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sae_core.core_chance import chance_sizes
-from sae_core.core_curve import CORE_CURVE_SCHEMA, core_curve, core_summary
-from sae_core.core_kernels import core_sizes
-from sae_core.mutual_neighbours import of_subset
-from sae_core.stable_core import stable_core
+from sae_core.consistency.core_chance import chance_sizes
+from sae_core.consistency.core_kernels import core_sizes
+from sae_core.consistency.core_sizes import CORE_CURVE_SCHEMA, core_curve, core_summary
+from sae_core.consistency.mutual_neighbours import of_subset
+from sae_core.consistency.stable_cores import stable_core
 from tests.planted_runs import matched, named, planted
 
 

@@ -8,13 +8,13 @@ import torch
 
 from sae_core.architectures import build
 from sae_core.config import TopKConfig, TrainingConfig
-from sae_core.consensus import consensus
-from sae_core.consensus_sae import consensus_sae
-from sae_core.consensus_summary import consensus_summary
-from sae_core.disjoint_groups import disjoint_groups, most_stable, no_groups_reason
+from sae_core.consistency.consensus_dictionary import consensus
+from sae_core.consistency.consensus_sae import consensus_sae
+from sae_core.consistency.consensus_summary import consensus_summary
+from sae_core.consistency.group_comparison import disjoint_groups, most_stable, no_groups_reason
+from sae_core.consistency.mutual_neighbours import of_subset
+from sae_core.consistency.runs import Run
 from sae_core.matching import match
-from sae_core.mutual_neighbours import of_subset
-from sae_core.runs import Run
 from sae_core.training import train
 from tests.planted_runs import matched, named, truth_and_runs
 

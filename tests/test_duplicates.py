@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from sae_core import duplicates as module
-from sae_core.duplicates import find_duplicates, merge_duplicates
+from sae_core.consistency import duplicates as module
+from sae_core.consistency.duplicates import find_duplicates, merge_duplicates
 from sae_core.matching import match
 
 

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from sae_core.figures import (
+from sae_core.report.figures import (
     Agreement,
     Contributions,
     CosineCounts,

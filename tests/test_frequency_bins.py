@@ -5,9 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sae_core.frequency_bins import BinnedMatches, collect_matches, equal_count_bins, log_bins
+from sae_core.consistency.frequency_bins import BinnedMatches, collect_matches, equal_count_bins, log_bins
+from sae_core.consistency.runs import Run
 from sae_core.matching import match
-from sae_core.runs import Run
 
 
 def binned(frequency: list[float], cosine: list[float]) -> BinnedMatches:

@@ -5,10 +5,10 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sae_core.initialisation import check_initialisation
+from sae_core.consistency.initialisation import check_initialisation
+from sae_core.consistency.nulls import null_mcc
+from sae_core.consistency.runs import Run
 from sae_core.matching import match
-from sae_core.nulls import null_mcc
-from sae_core.runs import Run
 
 
 def trained(initial: np.ndarray, rng: np.random.Generator, found: float, truth: np.ndarray) -> np.ndarray:

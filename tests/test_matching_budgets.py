@@ -77,6 +77,24 @@ def test_stopped_at_any_moment_it_brackets_the_optimum(ticking, n_a, n_b, signed
     assert any(text.startswith("certificate 1") for text in told)
 
 
+def test_stopped_while_rough_scores_are_settled_it_brackets_the_optimum(ticking, monkeypatch):
+    # Cosines within the rounding of bfloat16: the best pairs of every row are listed anew from exact scores.
+    monkeypatch.setattr(candidate_pairs, "BLOCK_ENTRIES", 1 << 20)
+    rng = np.random.default_rng(0)
+    W = rng.standard_normal((1, 16)) + 0.02 * rng.standard_normal((120, 16))
+    a, b = unit(W), unit(W + 1e-4 * rng.standard_normal(W.shape))
+    score, told = UnitRows(a, b).block(slice(0, 120)).astype(np.float64), set()
+    for seconds in range(1, 100):
+        budget = Budget(float(seconds))
+        found = sparse_assignment.assign(CoarseUnitRows(a, b), row_candidates=2, column_candidates=2, budget=budget)
+        check_bracket(_matching(found), score)
+        if found.stopped is None:
+            break
+        told.add(found.stopped.split(": ")[1])
+    assert found.stopped is None
+    assert "listing the best pairs exactly" in told
+
+
 def _matching(found: sparse_assignment.Assignment) -> Matching:
     return Matching(
         left=found.left,

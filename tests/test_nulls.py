@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from sae_core.matching import match
-from sae_core.nulls import (
+from sae_core.consistency.nulls import (
     chance_corrected,
     null_mcc,
     null_mmcs,
@@ -14,6 +13,7 @@ from sae_core.nulls import (
     sign_flip_matchings,
     sign_flip_null,
 )
+from sae_core.matching import match
 
 
 def random_cosines(rng: np.random.Generator, n: int, m: int, d: int) -> np.ndarray:
@@ -80,7 +80,7 @@ def test_sign_flipped_dictionaries_keep_gram_matrix_and_second_moment(monkeypatc
     b = rng.standard_normal((40, 12)) * np.geomspace(1, 0.05, 12)
     unit = b / np.linalg.norm(b, axis=1, keepdims=True)
     flipped = []
-    monkeypatch.setattr("sae_core.nulls.match", lambda W_a, W_b, **_: flipped.append(W_b.numpy()))
+    monkeypatch.setattr("sae_core.consistency.nulls.match", lambda W_a, W_b, **_: flipped.append(W_b.numpy()))
     list(sign_flip_matchings(rng.standard_normal((40, 12)), b, n_draws=3, seed=0))
     assert len(flipped) == 3
     for other in flipped:
@@ -121,7 +121,7 @@ def test_the_rows_of_the_second_moment_null_have_the_second_moments_of_either_si
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((50_000, 4)) * [3, 2, 1, 0.1] + [2, 0, 0, 0], rng.standard_normal((50_000, 4))
     drawn = []
-    monkeypatch.setattr("sae_core.nulls.match", lambda *W, **_: drawn.append([x.numpy() for x in W]))
+    monkeypatch.setattr("sae_core.consistency.nulls.match", lambda *W, **_: drawn.append([x.numpy() for x in W]))
     list(second_moment_matchings(a, b, n_draws=2, seed=0))
     for W, made in zip((a, b), drawn[0], strict=True):
         unit = W / np.linalg.norm(W, axis=1, keepdims=True)

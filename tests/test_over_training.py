@@ -5,10 +5,10 @@ import pytest
 
 from sae_core.architectures import build
 from sae_core.config import TopKConfig
+from sae_core.consistency.nulls import null_mcc
+from sae_core.consistency.over_training import checkpoint_folders, over_training
 from sae_core.formats import save_sae
 from sae_core.matching import match
-from sae_core.nulls import null_mcc
-from sae_core.over_training import checkpoint_folders, over_training
 
 VARIANT = TopKConfig(d_sae=24, k=3)
 

@@ -122,7 +122,7 @@ def test_the_ui_gets_numbers_tables_and_the_way_to_the_artifact(world):
     assert pq.read_table(folder / "features.parquet").num_rows == 2 * 48
     report = instance.get_latest_materialization_event(keys.report).asset_materialization.metadata
     assert report["table"].value.startswith("| ")
-    assert "data:image/png;base64," in report["figure"].value
+    assert "data:image/png;base64," in report["figure: report"].value
 
 
 def test_one_more_seed_makes_that_seed_and_what_depends_on_it(world):

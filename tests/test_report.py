@@ -13,25 +13,13 @@ from PIL import Image
 from sae_core.chain import make_report
 from sae_core.config import ConsistencyConfig, StudyConfig
 from sae_core.consistency import consistency
-from sae_core.figures import small_png, svg
-from sae_core.report import (
-    compare_figure,
-    consistency_figure,
-    core_figure,
-    markdown_explanations,
-    markdown_table,
-    over_training_figure,
-    similarity_figure,
-    terminal_table,
-    write_compare_figure,
-    write_report,
-)
-from sae_core.report_page import provenance
-from sae_core.report_panels import answer_panels
-from sae_core.report_records import PairActivations, read_variant
-from sae_core.report_sections import sections
-from sae_core.report_stability import activations, compare_all, comparison_section
-from sae_core.report_table import (
+from sae_core.report.figures import small_png, svg
+from sae_core.report.page import provenance
+from sae_core.report.panels import answer_panels
+from sae_core.report.records import PairActivations, read_variant
+from sae_core.report.sections import sections
+from sae_core.report.stability import activations, compare_all, comparison_section
+from sae_core.report.table import (
     evenly_spaced,
     number,
     per_million,
@@ -39,7 +27,16 @@ from sae_core.report_table import (
     warnings,
     with_interval,
 )
-from sae_core.report_text import missing_notes, terminal_rows
+from sae_core.report.text import missing_notes, terminal_rows
+from sae_core.report.pictures import (
+    compare_figure,
+    consistency_figure,
+    core_figure,
+    over_training_figure,
+    similarity_figure,
+    write_compare_figure,
+)
+from sae_core.report.writing import markdown_explanations, markdown_table, terminal_table, write_report
 from sae_core.store import ArtifactStore
 
 from .small_study import MODEL, make_variants, planted_runs, study_config
@@ -93,8 +90,8 @@ def bare(tmp_path_factory):
 def draw_nothing(patch):
     """Leave out the pictures, which take most of the time and are looked at elsewhere."""
     for name in ("png", "small_png", "pdf_pages"):
-        patch.setattr(f"sae_core.report.{name}", lambda *_, **__: b"")
-    patch.setattr("sae_core.report_page.svg", lambda *_: "<svg></svg>")
+        patch.setattr(f"sae_core.report.writing.{name}", lambda *_, **__: b"")
+    patch.setattr("sae_core.report.page.svg", lambda *_: "<svg></svg>")
 
 
 @pytest.fixture
@@ -433,7 +430,7 @@ def test_quoted_pairs_are_explained_from_two_halves_of_the_text(variants, study)
 def test_more_variants_than_colours_are_all_in_the_table_and_the_page_says_which_are_drawn(
     undrawn, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr("sae_core.report.small_png", small_png)
+    monkeypatch.setattr("sae_core.report.writing.small_png", small_png)
     study = study_config([0, 1], [{"architecture": "topk", "d_sae": 64, "k": k} for k in range(1, 9)])
     least = ConsistencyConfig(n_null_draws=1, core=False, consensus=False, merged=False)
     found = make_variants(ArtifactStore(tmp_path / "store"), study, config=least)

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sae_core import consistency
-from sae_core.runs import Run
+from sae_core.consistency import compare_runs as consistency
+from sae_core.consistency.runs import Run
 
 
 def test_a_run_is_the_same_class_wherever_it_is_imported_from():

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from sae_core.consistency.mutual_neighbours import mutual_pairs, mutual_pairs_of, of_subset
+from sae_core.consistency.runs import Run
+from sae_core.consistency.stable_cores import Kind, cycle_consistency, stable_core
 from sae_core.matching import match
-from sae_core.mutual_neighbours import mutual_pairs, mutual_pairs_of, of_subset
-from sae_core.runs import Run
 from sae_core.score_sources import UnitRows
-from sae_core.stable_core import Kind, cycle_consistency, stable_core
 from tests.planted_runs import matched, named, planted
 
 

@@ -8,8 +8,8 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import t as student_t
 from scipy.stats import ttest_ind
 
-from sae_core import statistics
-from sae_core.statistics import compare_variants, jackknife, pair_mean, pseudo_values
+from sae_core.consistency import statistics as statistics
+from sae_core.consistency.statistics import compare_variants, jackknife, pair_mean, pseudo_values
 
 
 def pair_matrix(values: dict[tuple[int, int], float], n_runs: int) -> np.ndarray:
