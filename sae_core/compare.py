@@ -81,13 +81,14 @@ def compare(
 
 
 def settings_for(n_features: int, full: bool = False) -> ConsistencyConfig:
-    """What is measured by default: everything up to ``DETAILED_FEATURES`` features or when ``full``.
+    """What is measured by default: everything up to ``DETAILED_FEATURES`` features or when ``full``, with as many draws
+    of each null as give about 2,048 matched pairs, at most four.
 
     Beyond that only the exact matching itself and the chance level of random directions, which is a closed form;
     what is left out is None in the result, with its reason.
     """
     if full or n_features <= DETAILED_FEATURES:
-        return ConsistencyConfig()
+        return ConsistencyConfig(n_null_draws=max(1, min(4, 2048 // n_features)))
     return ConsistencyConfig(n_null_draws=0, signed=False, joint=False, merged=False, core=False, consensus=False)
 
 

@@ -1,12 +1,13 @@
 """A comparison as text for a terminal: the SAEs, the numbers with their chance levels, a line a pair."""
 
+import textwrap
 from collections.abc import Sequence
 
 from sae_core.compare_results import ComparedSae, Comparison
 from sae_core.consistency.results import ConsistencySummary
-from sae_core.report.table import MISSING, number, percent, with_interval
+from sae_core.report.numbers import MISSING, number, percent, with_interval
 
-_NAME_WIDTH = 40
+_NAME_WIDTH, _WIDTH = 40, 110
 _SHOWN = {
     "pw_mcc_signed": "signed",
     "null_sign_flip": "sign-flip null",
@@ -25,7 +26,10 @@ def comparison_text(comparison: Comparison) -> str:
         parts.append(_pair_table(comparison))
     notes = [*_same_files(comparison.saes), *_reasons(found)]
     if notes:
-        parts.append("\n".join(f"{MISSING} {note}" for note in notes))
+        wrapped = (
+            line for note in notes for line in textwrap.wrap(f"{MISSING} {note}", _WIDTH, subsequent_indent="  ")
+        )
+        parts.append("\n".join(wrapped))
     return "\n\n".join(parts)
 
 
@@ -51,7 +55,8 @@ def _headline(found: ConsistencySummary) -> str:
     exact = "exact" if found.certified else f"not proven, at most {number(found.upper_bound, 4)}"
     lines = [f"PW-MCC  {value}  ({exact}; absolute cosine, {found.n_pairs} {_plural('pair', found.n_pairs)} of SAEs)"]
     if found.shared_initialisation:
-        lines.append(f"WARNING  these SAEs share an initialisation: {found.shared_initialisation_reason}")
+        warning = f"WARNING  these SAEs share an initialisation: {found.shared_initialisation_reason}"
+        lines += textwrap.wrap(warning, _WIDTH, subsequent_indent="         ")
     return "\n".join(lines)
 
 

@@ -79,8 +79,8 @@ def test_every_file_that_was_read_is_named_with_its_digest(arrays):
 
 
 def test_large_saes_are_matched_without_what_would_take_minutes_more():
-    assert settings_for(20_000) == ConsistencyConfig()
-    assert settings_for(65_536, full=True) == ConsistencyConfig()
+    assert settings_for(20_000) == settings_for(65_536, full=True) == ConsistencyConfig(n_null_draws=1)
+    assert settings_for(64) == ConsistencyConfig(n_null_draws=4)
     assert settings_for(65_536).n_null_draws == 0
 
 

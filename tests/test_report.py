@@ -14,20 +14,9 @@ from sae_core.chain import make_report
 from sae_core.config import ConsistencyConfig, StudyConfig
 from sae_core.consistency import consistency
 from sae_core.report.figures import small_png, svg
+from sae_core.report.numbers import evenly_spaced, number, per_million, percent, with_interval
 from sae_core.report.page import provenance
 from sae_core.report.panels import answer_panels
-from sae_core.report.records import PairActivations, read_variant
-from sae_core.report.sections import sections
-from sae_core.report.stability import activations, compare_all, comparison_section
-from sae_core.report.table import (
-    evenly_spaced,
-    number,
-    per_million,
-    percent,
-    warnings,
-    with_interval,
-)
-from sae_core.report.text import missing_notes, terminal_rows
 from sae_core.report.pictures import (
     compare_figure,
     consistency_figure,
@@ -36,6 +25,11 @@ from sae_core.report.pictures import (
     similarity_figure,
     write_compare_figure,
 )
+from sae_core.report.records import PairActivations, read_variant
+from sae_core.report.sections import sections
+from sae_core.report.stability import activations, compare_all, comparison_section
+from sae_core.report.table import warnings
+from sae_core.report.text import missing_notes, terminal_rows
 from sae_core.report.writing import markdown_explanations, markdown_table, terminal_table, write_report
 from sae_core.store import ArtifactStore
 

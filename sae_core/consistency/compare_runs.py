@@ -32,6 +32,9 @@ from sae_core.consistency.tables import feature_table, match_table, pair_table
 from sae_core.matching import Matching, match
 from sae_core.progress import Progress, silent
 
+CURVE_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(6, 20))
+"""Absolute cosines, .3 to .95, at which the size of the stable core is drawn, beside those of the config."""
+
 
 def pw_mcc(dictionaries: Sequence[Float[Tensor | np.ndarray, "_ _"]], signed: bool = False) -> float:
     """Mean MCC over all unordered pairs of dictionaries, in [0, 1] (Song et al. 2025, eq. 3).
@@ -182,7 +185,8 @@ def _beyond_pairs(
         taus = sorted({*config.thresholds, config.core_threshold})
         cores = [stable_core(runs, matchings, tau) for tau in taus]
         n_draws = None if config.n_null_draws else 0
-        curve = core_curve(runs, matchings, taus, n_chance_draws=n_draws, seed=config.seed, progress=inside)
+        finer = sorted({*taus, *CURVE_THRESHOLDS})
+        curve = core_curve(runs, matchings, finer, n_chance_draws=n_draws, seed=config.seed, progress=inside)
     if config.consensus:
         common = consensus(
             runs,

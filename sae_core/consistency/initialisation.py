@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from scipy.stats import poisson
+from scipy.special import pdtrc
 
 from sae_core.config import Result
 from sae_core.consistency.nulls import null_mcc
@@ -73,7 +73,7 @@ def check_initialisation(
     """
     n_same = sum(int((found.left == found.right).sum()) for found in matchings.values())
     expected = sum(len(found.left) / max(_n_directions(found)) for found in matchings.values())
-    p = float(poisson.sf(n_same - 1, expected))
+    p = float(pdtrc(n_same - 1, expected) if n_same else 1.0)
     same = f"{n_same:,} matched features have the same number in both runs, independent runs have about {expected:.3g}"
     unknown = [run.name for run in runs if run.initial is None]
     start = None if unknown else _match_untrained(runs, seed, time_budget_s, progress)

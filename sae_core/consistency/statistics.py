@@ -6,7 +6,7 @@ from math import comb
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import t as student_t
+from scipy.special import stdtrit
 
 from sae_core.config import Result
 
@@ -84,7 +84,7 @@ def jackknife(values: Float[np.ndarray, "runs others"], level: float = 0.95) -> 
     centre = pair_mean(values)
     variance = 4 * (n_runs - 1) / (n_runs * (n_runs - 2) ** 2) * ((run_means - centre) ** 2).sum()
     standard_error = float(np.sqrt(variance))
-    half_width = float(student_t.ppf((1 + level) / 2, n_runs - 1)) * standard_error
+    half_width = float(stdtrit(n_runs - 1, (1 + level) / 2)) * standard_error
     return Interval(low=centre - half_width, high=centre + half_width, standard_error=standard_error)
 
 
@@ -178,7 +178,7 @@ def _welch_half_width(a: Float[np.ndarray, " runs_a"], b: Float[np.ndarray, " ru
     if sum(parts) == 0:
         return 0.0
     freedom = sum(parts) ** 2 / sum(part**2 / (len(x) - 1) for part, x in zip(parts, (a, b), strict=True))
-    return float(student_t.ppf((1 + level) / 2, freedom)) * float(np.sqrt(sum(parts)))
+    return float(stdtrit(freedom, (1 + level) / 2)) * float(np.sqrt(sum(parts)))
 
 
 def _permutation_p(

@@ -15,11 +15,12 @@ from sae_core.config import ModelConfig, StudyConfig
 from sae_core.report.evidence import ReportPanels
 from sae_core.report.figures import EmptyPanel, svg
 from sae_core.report.glossary import GLOSSARY, SHARED_INITIALISATION
+from sae_core.report.numbers import MISSING, number, percent, with_interval
 from sae_core.report.panels import NamedPanel, shown_in_curves
 from sae_core.report.records import VariantRecord
 from sae_core.report.sections import answer_table, sections
 from sae_core.report.stability import Comparison, PageTable, Section, comparison_section
-from sae_core.report.table import DEFINITION, MISSING, SHARED_AT, Row, number, percent, with_interval
+from sae_core.report.table import DEFINITION, SHARED_AT, Row
 from sae_core.report.text import missing_notes
 from sae_core.similarity_results import SimilaritySummary
 from sae_core.store import Artifact

@@ -21,8 +21,6 @@ from sae_core.evaluation import EvaluationSummary
 from sae_core.similarity_results import SimilaritySummary
 from sae_core.store import Artifact
 
-Value = str | int | float | None
-
 
 class RunEvaluation(EvaluationSummary):
     """What the report reads of ``evaluation.json`` of one run; more may stand there."""

@@ -9,19 +9,10 @@ from typing import Any
 import pyarrow as pa
 
 from sae_core.consistency.results import FrequencyBin
+from sae_core.report.numbers import MISSING, evenly_spaced, number, per_million, percent, with_interval
 from sae_core.report.records import VariantRecord
 from sae_core.report.stability import PageTable, Section, activations, chance, definitions, stability
-from sae_core.report.table import (
-    MISSING,
-    SHARED_AT,
-    Row,
-    evenly_spaced,
-    number,
-    per_million,
-    percent,
-    unexplained,
-    with_interval,
-)
+from sae_core.report.table import SHARED_AT, Row, unexplained
 
 _N_EXAMPLES = 10
 """Matched pairs of features quoted with their explanations."""

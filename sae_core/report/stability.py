@@ -13,8 +13,9 @@ from sae_core.config import Result
 from sae_core.consistency.results import ConsistencySummary
 from sae_core.consistency.statistics import VariantComparison, compare_variants
 from sae_core.report.evidence import why_no_groups
+from sae_core.report.numbers import MISSING, number, percent, with_interval
 from sae_core.report.records import ConsistencyRecord, VariantRecord
-from sae_core.report.table import MISSING, number, percent, why_missing, with_interval
+from sae_core.report.table import why_missing
 
 
 @dataclass(frozen=True)

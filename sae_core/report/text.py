@@ -6,7 +6,8 @@ Part of *report*.
 import textwrap
 from collections.abc import Sequence
 
-from sae_core.report.table import DEFINITION, MISSING, SEPARATOR, Row, number, percent, with_interval
+from sae_core.report.numbers import MISSING, number, percent, with_interval
+from sae_core.report.table import DEFINITION, SEPARATOR, Row
 
 _WIDTH = 110
 _VARIANT_WIDTH = 30

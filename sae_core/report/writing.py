@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from sae_core.config import ModelConfig, StudyConfig
 from sae_core.report.evidence import ReportPanels, report_panels
 from sae_core.report.figures import pdf_pages, png, small_png
+from sae_core.report.numbers import Value, evenly_spaced, per_million
 from sae_core.report.page import lead, render_page
-from sae_core.report.records import Value, VariantRecord, read_variant
+from sae_core.report.records import VariantRecord, read_variant
 from sae_core.report.stability import Comparison, compare_all
-from sae_core.report.table import TYPES, evenly_spaced, per_million, table_row
+from sae_core.report.table import TYPES, table_row
 from sae_core.report.text import markdown_rows, terminal_rows
 from sae_core.store import Artifact
 
