@@ -2,7 +2,8 @@
 
 Codes are held as runs of (feature, value) pairs: those of token b lie between ``start[b]`` and ``end[b]``. Every
 kernel writes one row (a token's or a feature's) in one thread and sums in one order, so the number of threads
-changes no bit. Part of the training stage; ``training_gradients`` puts the kernels together.
+changes no bit. Nor does the compiler: no kernel has ``fastmath``, ``ordered_dots`` says why. Part of the training
+stage; ``training_gradients`` puts the kernels together.
 """
 
 from collections.abc import Iterator
@@ -13,10 +14,10 @@ import numba
 import numpy as np
 import torch
 
-# Sums may be reordered by the compiler (once, not from run to run); NaN and infinity keep their meaning.
-_FAST = {"nsz", "arcp", "contract", "reassoc", "afn"}
-_PARALLEL: dict[str, Any] = {"parallel": True, "fastmath": _FAST, "cache": True, "error_model": "numpy"}
-_SERIAL: dict[str, Any] = {"fastmath": _FAST, "cache": True, "error_model": "numpy"}
+from sae_core.ordered_dots import dot
+
+_SERIAL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+_PARALLEL: dict[str, Any] = {**_SERIAL, "parallel": True}
 
 
 @contextmanager
@@ -128,7 +129,7 @@ def select_largest_of_coarse(coarse, error, centred, w_enc, b_enc, k, end, featu
     An exact pre-activation lies within ``error[b]`` plus 2^-8 of the coarse one. So whatever is too far below the
     k-th largest coarse one cannot be among the k largest; all others are computed exactly, in float32, and chosen from.
     """
-    n, d_in = coarse.shape[1], centred.shape[1]
+    n = coarse.shape[1]
     rounding = np.float32(2.0**-8)
     for b in numba.prange(len(coarse)):
         bits = np.empty(n, np.int32)
@@ -150,13 +151,9 @@ def select_largest_of_coarse(coarse, error, centred, w_enc, b_enc, k, end, featu
                 candidates[found] = j
                 found += not pre[j] < -2 * error[b]
         exact = np.empty(found, np.float32)
-        x = centred[b]
+        x = np.ascontiguousarray(centred[b])
         for p in range(found):
-            row = w_enc[candidates[p]]
-            total = np.float32(0)
-            for c in range(d_in):
-                total += x[c] * row[c]
-            exact[p] = total + b_enc[candidates[p]]
+            exact[p] = dot(x, w_enc[candidates[p]]) + b_enc[candidates[p]]
         end[b] = _take_largest(exact.view(np.int32), candidates, k, feature, value, b * k)
 
 
@@ -184,7 +181,7 @@ def select_positive(pre, start, feature, value):
                 at += 1
 
 
-@numba.njit(inline="always", fastmath=_FAST)
+@numba.njit(inline="always")
 @no_type_check
 def _add_rows(out, rows, index, factor, start, end):
     """``out += sum over p of factor[p] * rows[index[p]]``; four rows at a time, which saves loads and stores of out."""
@@ -217,17 +214,12 @@ def reconstruct(x, b_dec, w_dec, start, end, feature, value, penalty, error_grad
         for c in range(d_in):
             g[c] = b_dec[c] - x[b, c]
         _add_rows(g, w_dec, feature, value, start[b], end[b])
-        total = np.float32(0)
-        for c in range(d_in):
-            total += g[c] * g[c]
-            g[c] *= factor
-        squared_error[b] = total
+        error = np.ascontiguousarray(g)
+        squared_error[b] = dot(error, error)
         for p in range(start[b], end[b]):
-            row = w_dec[feature[p]]
-            dot = penalty
-            for c in range(d_in):
-                dot += g[c] * row[c]
-            value_gradient[p] = dot
+            value_gradient[p] = factor * dot(error, w_dec[feature[p]]) + penalty
+        for c in range(d_in):
+            g[c] *= factor
 
 
 @numba.njit(**_SERIAL)
