@@ -37,7 +37,7 @@ from sae_core.store import Artifact, ArtifactStore
 CODE_VERSION = {
     "contexts": "1",
     "activations": "1",
-    "sae": "1",
+    "sae": "2",
     "pretrained_sae": "1",
     "reference_losses": "1",
     "evaluation": "1",

@@ -13,7 +13,7 @@ from sae_core.consistency.activation_matching import activation_agreement, decod
 from sae_core.consistency.correlations import Correlations, correlations, jaccard
 from sae_core.consistency.sparse_codes import SparseCodes, collect_codes, encode_blocks, held_out_codes
 from sae_core.matching import match
-from sae_core.score_sources import ScoreSource
+from sae_core.matching.score_sources import ScoreSource
 
 N_TOKENS = 400
 

@@ -202,8 +202,8 @@ def test_rows_with_direction_are_those_not_zero():
 def test_large_problems_take_the_sparse_way_and_agree_with_scipy(rng, monkeypatch):
     a, b = rng.standard_normal((1200, 24)), rng.standard_normal((1150, 24))
     dense = match(a, b)
-    monkeypatch.setattr("sae_core.matching.DENSE_PAIRS", len(a) * len(b) - 1)
-    monkeypatch.setattr("sae_core.matching._assign_dense", None)
+    monkeypatch.setattr("sae_core.matching.exact.DENSE_PAIRS", len(a) * len(b) - 1)
+    monkeypatch.setattr("sae_core.matching.exact._assign_dense", None)
     check(match(a, b), a, b)
     np.testing.assert_array_equal(match(a, b).right, dense.right)
 

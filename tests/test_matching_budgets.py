@@ -7,10 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from sae_core import assignment_budget, candidate_pairs, sparse_assignment
-from sae_core.assignment_budget import Budget
-from sae_core.matching import Matching, match, match_scores
-from sae_core.score_sources import CoarseUnitRows, UnitRows
+from sae_core.matching import Matching, assignment_budget, candidate_pairs, match, match_scores, sparse_assignment
+from sae_core.matching.assignment_budget import Budget
+from sae_core.matching.score_sources import CoarseUnitRows, UnitRows
 
 
 @pytest.fixture
@@ -25,8 +24,8 @@ def ticking(monkeypatch):
     monkeypatch.setattr(assignment_budget, "clock", clock)
     monkeypatch.setattr(candidate_pairs, "BLOCK_ENTRIES", 1 << 11)
     monkeypatch.setattr(candidate_pairs, "LEAST_BLOCK_ROWS", 16)
-    monkeypatch.setattr("sae_core.assignment_certificate.BLOCK_ENTRIES", 1 << 11)
-    monkeypatch.setattr("sae_core.assignment_certificate.LEAST_BLOCK_ROWS", 16)
+    monkeypatch.setattr("sae_core.matching.assignment_certificate.BLOCK_ENTRIES", 1 << 11)
+    monkeypatch.setattr("sae_core.matching.assignment_certificate.LEAST_BLOCK_ROWS", 16)
     monkeypatch.setattr(sparse_assignment, "_EDGES_AT_ONCE", 50)
 
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sae_core.score_sources import (
+from sae_core.matching.score_sources import (
     CoarseSource,
     CoarseUnitRows,
     ScoreSource,
@@ -97,5 +97,5 @@ def test_listed_scores_are_exact():
 def test_rough_scores_are_used_where_the_processor_is_fast_at_them(monkeypatch):
     a, b = pair(3, 3, 4)
     for fast in (False, True):
-        monkeypatch.setattr("sae_core.score_sources.has_fast_bfloat16", lambda fast=fast: fast)
+        monkeypatch.setattr("sae_core.matching.score_sources.has_fast_bfloat16", lambda fast=fast: fast)
         assert isinstance(unit_row_scores(a, b), CoarseSource) == fast

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 
-from sae_core import candidate_pairs, sparse_assignment
-from sae_core.score_sources import CoarseUnitRows, UnitRows
-from sae_core.sparse_assignment import assign
+from sae_core.matching import candidate_pairs, sparse_assignment
+from sae_core.matching.score_sources import CoarseUnitRows, UnitRows
+from sae_core.matching.sparse_assignment import assign
 
 
 def unit(W: np.ndarray) -> torch.Tensor:

@@ -10,7 +10,7 @@ from sae_core.consistency.mutual_neighbours import mutual_pairs, mutual_pairs_of
 from sae_core.consistency.runs import Run
 from sae_core.consistency.stable_cores import Kind, cycle_consistency, stable_core
 from sae_core.matching import match
-from sae_core.score_sources import UnitRows
+from sae_core.matching.score_sources import UnitRows
 from tests.planted_runs import matched, named, planted
 
 

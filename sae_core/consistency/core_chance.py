@@ -11,8 +11,8 @@ from sae_core.consistency.core_edges import Edges, ascending
 from sae_core.consistency.mutual_neighbours import MutualPairs, mutual_pairs_of
 from sae_core.consistency.runs import Run
 from sae_core.matching import rows_with_direction, unit_rows
+from sae_core.matching.score_sources import UnitRows
 from sae_core.progress import Progress, silent
-from sae_core.score_sources import UnitRows
 
 _CHANCE_FEATURES, _MAX_DRAWS = 8192, 32
 """Small dictionaries are drawn until about so many features were looked at, at most so often."""

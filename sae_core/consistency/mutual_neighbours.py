@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 
 from sae_core.consistency.runs import Run
 from sae_core.matching import Matching
-from sae_core.score_sources import ScoreSource
+from sae_core.matching.score_sources import ScoreSource
 
 Matchings = Mapping[tuple[int, int], Matching]
 """For every pair of places i < j among the runs, the matching of run i with run j."""

@@ -11,8 +11,8 @@ from sae_core.config import ConsistencyConfig
 from sae_core.consistency.duplicates import Duplicates, find_duplicates, merge_duplicates
 from sae_core.consistency.nulls import second_moment_matchings, sign_flip_matchings
 from sae_core.consistency.runs import Run
-from sae_core.directions import as_matrix, has_direction, paired_cosines
 from sae_core.matching import JointMatching, Matching, match, match_joint
+from sae_core.matching.directions import as_matrix, has_direction, paired_cosines
 from sae_core.progress import Progress
 
 Step = Callable[[str], Progress]

@@ -1,8 +1,8 @@
-"""The exact one-to-one matching of two dictionaries of features: the first step of *consistency*.
+"""``match``: the exact matching of two dictionaries, small or large, of decoders or of decoders and encoders.
 
 Rows of ``W_dec`` are normalised; the score of a pair of rows is the absolute cosine (or the signed one), and the
 matching is the linear assignment optimum, rectangular allowed. Small problems go to scipy; large ones to
-:mod:`sae_core.sparse_assignment`, which never holds the n x n matrix and proves its answer.
+:mod:`sae_core.matching.sparse_assignment`, which never holds the n x n matrix and proves its answer.
 """
 
 from collections.abc import Sequence
@@ -15,32 +15,19 @@ from jaxtyping import Float, Float64, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sae_core.assignment_budget import Budget
-from sae_core.directions import (
+from sae_core.matching.assignment_budget import Budget
+from sae_core.matching.directions import (
     as_matrix,
     check_width,
     has_direction,
     paired_cosines,
     rows_with_direction,
-    unit_rows,
     write_unit_rows,
 )
-from sae_core.matching_results import JointMatching, Matching
+from sae_core.matching.results import JointMatching, Matching
+from sae_core.matching.score_sources import ScoreSource, UnitRows, unit_row_scores
+from sae_core.matching.sparse_assignment import Assignment, assign
 from sae_core.progress import Progress, silent
-from sae_core.score_sources import ScoreSource, UnitRows, unit_row_scores
-from sae_core.sparse_assignment import Assignment, assign
-
-__all__ = [
-    "DENSE_PAIRS",
-    "JointMatching",
-    "Matching",
-    "Method",
-    "match",
-    "match_joint",
-    "match_scores",
-    "rows_with_direction",
-    "unit_rows",
-]
 
 Method = Literal["auto", "dense", "sparse"]
 

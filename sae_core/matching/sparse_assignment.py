@@ -1,6 +1,6 @@
 """Exact assignment of large dictionaries without the n x n matrix, with a proof: a part of *consistency*.
 
-1. Candidate pairs from one blocked product (:mod:`sae_core.candidate_pairs`), and bounds for all other pairs.
+1. Candidate pairs from one blocked product (:mod:`sae_core.matching.candidate_pairs`), and bounds for all other pairs.
 2. A sparse Jonker-Volgenant solver on the listed pairs, which keeps its dual prices.
 3. The certificate: a matching is optimal when no pair scores more than the sum of its prices. A pair that is not
    listed can only do so where that sum is below its bounds, so only those rows and columns are multiplied again.
@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
-from sae_core import assignment_solver as solver
-from sae_core import edge_kernels
-from sae_core.assignment_budget import Budget
-from sae_core.assignment_certificate import Prices, certify, sum_of_largest, unlisted_excess
-from sae_core.candidate_pairs import Candidates, LargestScores, best_of_rows, list_candidates
-from sae_core.score_sources import ScoreSource, paired_scores, transposed
+from sae_core.matching import assignment_solver as solver
+from sae_core.matching import edge_kernels
+from sae_core.matching.assignment_budget import Budget
+from sae_core.matching.assignment_certificate import Prices, certify, sum_of_largest, unlisted_excess
+from sae_core.matching.candidate_pairs import Candidates, LargestScores, best_of_rows, list_candidates
+from sae_core.matching.score_sources import ScoreSource, paired_scores, transposed
 from sae_core.sparse_kernels import torch_threads
 
 _MAX_ROUNDS = 40

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sae_core import edge_kernels
-from sae_core.assignment_budget import Budget
-from sae_core.assignment_kernels import find_violations
-from sae_core.candidate_pairs import BLOCK_ENTRIES, LEAST_BLOCK_ROWS, Candidates
+from sae_core.matching import edge_kernels
+from sae_core.matching.assignment_budget import Budget
+from sae_core.matching.assignment_kernels import find_violations
+from sae_core.matching.candidate_pairs import BLOCK_ENTRIES, LEAST_BLOCK_ROWS, Candidates
 
 _VIOLATIONS_KEPT = 64
 
 
 @dataclass
 class Prices:
-    """Dual prices and a matching; see :mod:`sae_core.assignment_solver`."""
+    """Dual prices and a matching; see :mod:`sae_core.matching.assignment_solver`."""
 
     u: np.ndarray
     v: np.ndarray

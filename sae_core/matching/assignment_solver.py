@@ -13,7 +13,7 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 
-from sae_core.assignment_kernels import replace_smallest
+from sae_core.matching.assignment_kernels import replace_smallest
 
 _SERIAL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
 

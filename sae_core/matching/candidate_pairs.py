@@ -12,10 +12,10 @@ import numba
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from sae_core import assignment_kernels as kernels
-from sae_core import edge_kernels
-from sae_core.assignment_budget import Budget
-from sae_core.score_sources import CoarseSource, ScoreSource, Transposed
+from sae_core.matching import assignment_kernels as kernels
+from sae_core.matching import edge_kernels
+from sae_core.matching.assignment_budget import Budget
+from sae_core.matching.score_sources import CoarseSource, ScoreSource, Transposed
 
 BLOCK_ENTRIES = 1 << 22
 """Scores in one block of the product: 8 to 16 MB, which stay in cache."""

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float32, Float64, Int16, Int32, Int64
 from torch import Tensor
 
-from sae_core.assignment_kernels import listed_dots
 from sae_core.encoder_products import has_fast_bfloat16, linear
+from sae_core.matching.assignment_kernels import listed_dots
 
 _PAIRS_AT_ONCE = 64
 """Pairs whose scores are the diagonal of one small product."""
