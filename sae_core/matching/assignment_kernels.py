@@ -10,10 +10,10 @@ from typing import Any, no_type_check
 import numba
 import numpy as np
 
+from sae_core.ordered_dots import dot
+
 _SERIAL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
 _PARALLEL: dict[str, Any] = {"cache": True, "error_model": "numpy", "parallel": True}
-# Sums may be reordered by the compiler (once, not from run to run).
-_FAST: dict[str, Any] = {"fastmath": {"nsz", "arcp", "contract", "reassoc", "afn"}}
 CHUNK = 64
 """Columns that are compared at a time: hardly any chunk holds a new candidate."""
 
@@ -159,19 +159,13 @@ def list_column_candidates(scores, first_row, n_parts, values, rows, bounds):
                             bounds[j] = values[j, 0]
 
 
-@numba.njit(**_PARALLEL, **_FAST)
+@numba.njit(**_PARALLEL)
 @no_type_check
 def listed_dots(a, b, start, column, out):
     """Products of row i of ``a`` with the rows ``column[start[i]:start[i + 1]]`` of ``b``."""
-    d = a.shape[1]
     for i in numba.prange(len(start) - 1):
-        left = a[i]
         for e in range(start[i], start[i + 1]):
-            right = b[column[e]]
-            total = np.float32(0)
-            for k in range(d):
-                total += left[k] * right[k]
-            out[e] = total
+            out[e] = dot(a[i], b[column[e]])
 
 
 @numba.njit(**_PARALLEL)
