@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from sae_core.consistency.core_sizes import CoreLevel
 from sae_core.consistency.results import ConsistencySummary
-from sae_core.report.numbers import Value
+from sae_core.report.numbers import Value, number
 from sae_core.report.records import ConsistencyRecord, VariantRecord
 from sae_core.similarity_results import SimilaritySummary
 
