@@ -7,7 +7,7 @@ import dagster as dg
 
 from sae_core.store import Artifact
 
-# sae_core.report.writing is imported where it is used: definitions load without matplotlib and torch.
+# sae_core.report is imported where it is used: definitions load without matplotlib and torch.
 
 
 def _numbers(summary: dict[str, Any]) -> dict[str, Any]:

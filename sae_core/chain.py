@@ -139,14 +139,14 @@ def make_pretrained_sae(
     Args:
         number: its place among the variant's ``saes``.
     """
-    from sae_core.pretrained import import_sae, source_digests
+    from sae_core.formats import resolve
+    from sae_core.pretrained import import_sae
 
-    location, read_by = variant.saes[number], activations.manifest.inputs
-    source = source_digests(location, variant.format)
+    source, read_by = resolve(variant.saes[number], variant.format), activations.manifest.inputs
 
     def build(folder: Path) -> Mapping[str, Any]:
         metadata = {"model": read_by["model"], "hook_name": read_by["hook"]}
-        return import_sae(folder, location, variant.format, activations.summary["d_in"], metadata)
+        return import_sae(folder, source, activations.summary["d_in"], metadata)
 
     return store.get_or_build(
         "sae",

@@ -9,7 +9,6 @@ from importlib import metadata
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from sae_core.compare_results import ComparedPair, ComparedSae, Comparison, MatchedFeatures
 from sae_core.config import ConsistencyConfig
@@ -138,9 +137,8 @@ def _pairs(report: ConsistencyReport) -> list[ComparedPair]:
     found = []
     for row in report.pairs.to_pylist():
         a, b = row["run_a"], row["run_b"]
-        inside = pc.and_(pc.equal(report.matches["run_a"], a), pc.equal(report.matches["run_b"], b))
         fields = {name: row[name] for name in ComparedPair.model_fields if name in row}
-        matches = _matched(report.matches.filter(inside))
+        matches = _matched(report.matches_of(a, b))
         found.append(ComparedPair(a=a, b=b, matches=matches, **fields))
     return found
 

@@ -7,26 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sae_core.formats import Source, load_sae, resolve, save_sae
+from sae_core.formats import Source, load_sae, save_sae
 
 
-def source_digests(location: str, format: str | None = None) -> Source:
-    """Where an SAE is, which format it has, and the digests of its files: what decides the content of an import.
-
-    Raises:
-        FileNotFoundError, ValueError, ConnectionError: as :func:`sae_core.formats.load_sae`.
-    """
-    return resolve(location, format)
-
-
-def import_sae(
-    folder: Path, location: str, format: str | None, d_in: int, metadata: Mapping[str, Any]
-) -> dict[str, Any]:
+def import_sae(folder: Path, source: Source, d_in: int, metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Read an SAE in any known format and write it as an SAE artifact: the SAELens layout and ``source.json``.
 
     Args:
         folder: made if needed.
-        location: a folder or file, or a hub id; see :func:`sae_core.formats.load_sae`.
+        source: the SAE, as :func:`sae_core.formats.resolve` found it.
         d_in: width of the activations it is to read.
         metadata: JSON values for ``cfg.json``, for example ``model_name`` and ``hook_name``.
 
@@ -37,7 +26,7 @@ def import_sae(
         ValueError: if it reads other activations, or writes to another place than it reads (a transcoder); and as
             :func:`sae_core.formats.load_sae`.
     """
-    sae, source = load_sae(location, format), resolve(location, format)
+    sae, location = load_sae(source.path, source.format), source.location
     if sae.d_in != d_in:
         raise ValueError(
             f"{location}: this SAE reads activations of width {sae.d_in}, those of the study have width {d_in}; "

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from sae_core.config import ConsistencyConfig
@@ -80,9 +79,7 @@ def _write_activations(
     codes = {name: held_out_codes(name, load_sae(sae), shards, n_tokens, progress) for name, (sae, _) in runs.items()}
     tables, found = [], []
     for a, b in combinations(read, 2):
-        matched = report.matches.filter(
-            pc.and_(pc.equal(report.matches["run_a"], a.name), pc.equal(report.matches["run_b"], b.name))
-        )
+        matched = report.matches_of(a.name, b.name)
         left, right = (matched[name].to_numpy() for name in ("feature_a", "feature_b"))
         agreement = activation_agreement(
             codes[a.name],

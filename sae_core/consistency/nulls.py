@@ -6,7 +6,7 @@ real dictionaries; the sign-flip null keeps the Gram matrix of a real dictionary
 anisotropy stay, and only the relation to the other dictionary is lost.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -54,6 +54,13 @@ def null_mcc(n: int, d: int, n_other: int | None = None, seed: int = 0) -> float
         return null_mmcs(max(n, other), d)
     n_draws = max(1, _SIMULATED_FEATURES // min(n, other))
     return _simulated_mcc(n, other, d, n_draws, torch.Generator().manual_seed(seed))
+
+
+def mean_null_mcc(sizes: Sequence[tuple[int, int]], d: int, seed: int = 0) -> float:
+    """Mean of :func:`null_mcc` over pairs of dictionaries with so many features each; every size is drawn once."""
+    ordered = [(min(pair), max(pair)) for pair in sizes]
+    known = {size: null_mcc(size[0], d, size[1], seed) for size in sorted(set(ordered))}
+    return float(np.mean([known[size] for size in ordered]))
 
 
 def null_mmcs(n: int, d: int) -> float:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
-from sae_core.consistency.nulls import null_mcc
+from sae_core.consistency.nulls import mean_null_mcc
 from sae_core.consistency.statistics import jackknife, pair_mean
 from sae_core.formats import load_dictionary
 from sae_core.matching import match
@@ -63,7 +63,7 @@ def over_training(
         progress(number, len(steps), f"consistency after step {step:,}")
         decoders = [load_dictionary(folders[step]).W_dec for folders in runs.values()]
         values = _pair_values(decoders, [f"{name} after step {step}" for name in runs])
-        interval = jackknife(values)
+        interval, sizes = jackknife(values), list(combinations([len(W) for W in decoders], 2))
         rows.append(
             {
                 "step": step,
@@ -71,7 +71,7 @@ def over_training(
                 "pw_mcc": pair_mean(values),
                 "ci_low": interval.low if interval else None,
                 "ci_high": interval.high if interval else None,
-                "null_isotropic": _null(decoders, seed),
+                "null_isotropic": mean_null_mcc(sizes, decoders[0].shape[1], seed),
             }
         )
     progress(len(steps), len(steps), f"{len(steps)} checkpoints compared")
@@ -85,10 +85,3 @@ def _pair_values(
     for i, j in combinations(range(len(decoders)), 2):
         values[i, j] = values[j, i] = match(decoders[i], decoders[j], names=(names[i], names[j])).mcc
     return values
-
-
-def _null(decoders: Sequence[Float[np.ndarray, "n d_in"]], seed: int) -> float:
-    """Mean over pairs of runs, which may differ in size."""
-    sizes = [tuple(sorted((len(a), len(b)))) for a, b in combinations(decoders, 2)]
-    known = {size: null_mcc(size[0], decoders[0].shape[1], size[1], seed) for size in sorted(set(sizes))}
-    return float(np.mean([known[size] for size in sizes]))

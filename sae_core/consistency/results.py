@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sae_core.config import Result
 from sae_core.consistency.consensus_dictionary import Consensus
@@ -180,3 +181,8 @@ class ConsistencyReport:
     """Size of the stable core by threshold and number of seeds; None when it was not asked for."""
     consensus: Consensus | None
     """The consensus dictionary; None when it was not asked for."""
+
+    def matches_of(self, run_a: str, run_b: str) -> pa.Table:
+        """The rows of ``matches`` of one pair of runs, named in their order."""
+        inside = pc.and_(pc.equal(self.matches["run_a"], run_a), pc.equal(self.matches["run_b"], run_b))
+        return self.matches.filter(inside)

@@ -13,7 +13,7 @@ from sae_core.consistency.core_sizes import CoreSummary
 from sae_core.consistency.duplicates import Duplicates
 from sae_core.consistency.frequency_bins import collect_matches, equal_count_bins, log_bins
 from sae_core.consistency.initialisation import Initialisation
-from sae_core.consistency.nulls import chance_corrected, null_mcc, null_mmcs
+from sae_core.consistency.nulls import chance_corrected, mean_null_mcc, null_mmcs
 from sae_core.consistency.pairs import NullDraws, RunPair, histogram_edges
 from sae_core.consistency.results import ConsistencySummary, CosineHistogram
 from sae_core.consistency.runs import Run
@@ -124,7 +124,7 @@ def _chance(runs: Sequence[Run], pairs: Sequence[RunPair], initialisation: Initi
         "null_sign_flip": [pair.sign_flip for pair in pairs],
     }
     fields: dict[str, Any] = {
-        "null_isotropic": _null_isotropic(pairs, d_in, seed),
+        "null_isotropic": mean_null_mcc([pair.n_with_direction for pair in pairs], d_in, seed),
         "null_mmcs_isotropic": float(np.mean([[null_mmcs(n, d_in) for n in p.n_with_direction] for p in pairs])),
         "null_untrained": initialisation.untrained,
         "shared_initialisation": initialisation.shared,
@@ -216,12 +216,6 @@ def _pair_matrix(n_runs: int, pairs: Sequence[RunPair], values: Sequence[float])
 
 def _kappa(value: float, null: float | None) -> float | None:
     return chance_corrected(value, null) if null is not None and null < 1 - 1e-9 else None
-
-
-def _null_isotropic(pairs: Sequence[RunPair], d_in: int, seed: int) -> float:
-    sizes = [tuple(sorted(pair.n_with_direction)) for pair in pairs]
-    known = {size: null_mcc(size[0], d_in, size[1], seed) for size in sorted(set(sizes))}
-    return float(np.mean([known[size] for size in sizes]))
 
 
 def _alive_value(runs: Sequence[Run], pairs: Sequence[RunPair]) -> tuple[float | None, str | None]:
