@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 
-from sae_core.architectures import build
+from sae_core.architectures import Moment, build
 from sae_core.config import SaeConfig, StandardConfig, TopKConfig
 from sae_core.training_gradients import choose_gradients
 from sae_core.training_updates import ConstrainedAdam
@@ -39,7 +39,7 @@ def ours(variant: SaeConfig, d_in: int, *, reference: bool, bias: float, n_dead:
     dead = torch.arange(variant.d_sae) < n_dead if n_dead else None
 
     def step(x: torch.Tensor) -> float:
-        numbers = gradients(x, 1.0, dead)
+        numbers = gradients(x, Moment(dead=dead))
         adam.step(1e-5)
         return numbers.l0
 

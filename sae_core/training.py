@@ -19,15 +19,22 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_core.architectures import Sae, build, trainable
-from sae_core.config import RunSeeds, SaeConfig, TrainingConfig
+from sae_core.architectures import Moment, Sae, build, trainable
+from sae_core.config import LearningRate, RunSeeds, SaeConfig, TrainingConfig
 from sae_core.devices import resolve_device
 from sae_core.formats import save_sae
 from sae_core.progress import Progress, silent
 from sae_core.shards import Shards
 from sae_core.training_gradients import BatchNumbers, choose_gradients
 from sae_core.training_state import CurvePoint, TrainingState, load_state, save_state
-from sae_core.training_updates import ConstrainedAdam, geometric_median, learning_rate_factor, resample, sparsity_factor
+from sae_core.training_updates import (
+    ConstrainedAdam,
+    geometric_median,
+    learning_rate,
+    learning_rate_factor,
+    resample,
+    sparsity_factor,
+)
 
 Batches = Iterator[Float[Tensor, "batch d_in"]] | Callable[[int], Iterator[Float[Tensor, "batch d_in"]]]
 """Batches from the first one on, or a function that gives them from batch ``start`` on, which a resumed run needs."""
@@ -59,7 +66,7 @@ def train(
     config: TrainingConfig,
     on_step: Observer | None = None,
     *,
-    lr: float | None = None,
+    lr: LearningRate | None = None,
     scale: float = 1.0,
     seed: int = 0,
     resume: Path | None = None,
@@ -86,7 +93,14 @@ def train(
         ValueError: if the SAE cannot be trained here, the batches end early, are not finite or have another width, or
             the loss is not finite.
     """
-    run = _Run(sae, config, lr=config.lr if lr is None else lr, scale=scale, seed=seed, reference=reference)
+    run = _Run(
+        sae,
+        config,
+        lr=learning_rate(config.lr if lr is None else lr, sae.d_sae),
+        scale=scale,
+        seed=seed,
+        reference=reference,
+    )
     if resume:
         run.restore(resume)
     stream = batches(run.state.step) if callable(batches) else _first_only(batches, run.state.step)
@@ -138,12 +152,16 @@ class _Run:
         if step == 0:
             self.sae.b_dec.data.copy_(geometric_median(x))
         dead = self._dead()
-        numbers = self.gradients(x, sparsity_factor(step, config), dead if bool(dead.any()) else None)
+        scale = sparsity_factor(step, config)
+        moment = Moment(step, config.n_steps, scale, dead if bool(dead.any()) else None)
+        numbers = self.gradients(x, moment)
         if not math.isfinite(numbers.loss):
             raise ValueError(
                 f"the loss became {numbers.loss} at step {step}; lower lr (now {self.lr:g}), raise warmup_steps, "
                 "or look at the batch of that step for outliers"
             )
+        if numbers.values is not None:
+            self.sae.observe(numbers.values, len(x), moment)
         self.adam.step(self.lr * learning_rate_factor(step, config))
         state.step += 1
         state.tokens_since_fired += len(x)

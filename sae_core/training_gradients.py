@@ -14,8 +14,8 @@ from torch import Tensor
 
 from sae_core import encoder_products as products
 from sae_core import sparse_kernels as kernels
-from sae_core.architectures import SparseRule, TrainableSae
-from sae_core.architectures.base import auxiliary_loss
+from sae_core.architectures import Moment, SparseRule, TrainableSae
+from sae_core.architectures.trainable import auxiliary_loss
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class BatchNumbers:
     """Features active on a token, mean over the batch."""
     fired: Bool[Tensor, " d_sae"]
     """Features active on at least one token."""
+    values: Float[Tensor, " n_active"] | None = None
+    """The positive codes, in any order, for an SAE that ``observes`` them."""
 
 
 @runtime_checkable
@@ -38,9 +40,7 @@ class Gradients(Protocol):
 
     name: str
 
-    def __call__(
-        self, x: Float[Tensor, "batch d_in"], sparsity_scale: float, dead: Bool[Tensor, " d_sae"] | None
-    ) -> BatchNumbers:
+    def __call__(self, x: Float[Tensor, "batch d_in"], moment: Moment) -> BatchNumbers:
         """Set ``.grad`` of every parameter to the gradient of the loss on ``x``."""
         ...
 
@@ -53,16 +53,15 @@ class AutogradGradients:
     def __init__(self, sae: TrainableSae):
         self._sae = sae
 
-    def __call__(
-        self, x: Float[Tensor, "batch d_in"], sparsity_scale: float, dead: Bool[Tensor, " d_sae"] | None
-    ) -> BatchNumbers:
+    def __call__(self, x: Float[Tensor, "batch d_in"], moment: Moment) -> BatchNumbers:
         """As the protocol says."""
         self._sae.zero_grad(set_to_none=True)
-        loss = self._sae.loss(x, sparsity_scale, dead)
+        loss = self._sae.loss(x, moment)
         loss.total.backward()  # type: ignore[no-untyped-call]
         active = loss.codes.detach() > 0
+        values = loss.codes.detach()[active] if self._sae.observes else None
         l0 = float(active.sum()) / len(x)
-        return BatchNumbers(float(loss.total.detach()), float(loss.error.detach()), l0, active.any(0))
+        return BatchNumbers(float(loss.total.detach()), float(loss.error.detach()), l0, active.any(0), values)
 
 
 class SparseGradients:
@@ -88,17 +87,15 @@ class SparseGradients:
         self._b_enc_gradient = torch.empty_like(sae.b_enc)
 
     @torch.no_grad()
-    def __call__(
-        self, x: Float[Tensor, "batch d_in"], sparsity_scale: float, dead: Bool[Tensor, " d_sae"] | None
-    ) -> BatchNumbers:
+    def __call__(self, x: Float[Tensor, "batch d_in"], moment: Moment) -> BatchNumbers:
         """As the protocol says."""
-        sae, rule = self._sae, self._rule
+        sae, rule, dead, sparsity_scale = self._sae, self._rule, moment.dead, moment.sparsity_scale
         centred = x - sae.b_dec
         with kernels.torch_threads():
             codes = self._positive(centred) if rule.k is None else self._largest(centred, rule.k)
             if codes is None:
                 with torch.enable_grad():
-                    return self._dense(x, sparsity_scale, dead)
+                    return self._dense(x, moment)
             error, gradient, first = self._closed_form(x, centred, codes, rule.penalty * sparsity_scale)
         n_active = int(first[-1])
         loss = error

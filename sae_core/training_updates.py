@@ -11,7 +11,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_core.architectures import Sae
-from sae_core.config import TrainingConfig
+from sae_core.config import LearningRate, TrainingConfig
+
+
+def learning_rate(lr: LearningRate, d_sae: int) -> float:
+    """The number behind ``auto``: ``2e-4 / sqrt(d_sae / 2 ** 14)`` (Gao et al. 2024, figure 3)."""
+    return 2e-4 / math.sqrt(d_sae / 2**14) if lr == "auto" else lr
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_core.architectures import ARCHITECTURES, Conventions, Gated, JumpReLU, Standard, TopK, build, create, trainable
-from sae_core.architectures.base import auxiliary_loss, keep_largest
+from sae_core.architectures.trainable import Moment, auxiliary_loss, keep_largest
 from sae_core.config import StandardConfig, TopKConfig, TrainingConfig
 from sae_core.training import train
 
@@ -109,7 +109,7 @@ def test_the_decoder_bias_is_taken_from_the_input_and_given_back():
 def test_the_standard_loss_is_squared_error_plus_the_weighted_sum_of_codes():
     sae = hand_made(Standard(2, 3, l1_coefficient=0.5))
     sae.b_enc.data.copy_(torch.tensor([-1.0, -1.0, 0.0]))
-    loss = sae.loss(torch.tensor([[3.0, 4.0]]), sparsity_scale=0.5)
+    loss = sae.loss(torch.tensor([[3.0, 4.0]]), Moment(sparsity_scale=0.5))
     assert loss.error.item() == 2  # one too little on both axes
     assert loss.total.item() == 2 + 0.5 * 0.5 * (2 + 3)
     assert (loss.codes > 0).sum() == 2
@@ -118,7 +118,7 @@ def test_the_standard_loss_is_squared_error_plus_the_weighted_sum_of_codes():
 def test_the_topk_loss_is_the_squared_error_and_knows_no_sparsity_scale():
     sae = hand_made(TopK(2, 3, k=1, aux_k_coefficient=1.0))
     x = torch.tensor([[3.0, 4.0]])
-    assert sae.loss(x, sparsity_scale=0.0).total.item() == sae.loss(x).total.item() == 9
+    assert sae.loss(x, Moment(sparsity_scale=0.0)).total.item() == sae.loss(x).total.item() == 9
 
 
 def test_the_auxiliary_loss_is_the_share_of_the_residual_that_dead_features_miss():
@@ -138,7 +138,7 @@ def test_the_auxiliary_loss_moves_dead_features_only():
     gradients = []
     for given_dead in (None, dead):
         sae.zero_grad()
-        sae.loss(x, 1.0, given_dead).total.backward()
+        sae.loss(x, Moment(dead=given_dead)).total.backward()
         gradients.append(sae.W_dec.grad.clone())
     moved = (gradients[0] - gradients[1]).abs().sum(1) > 0
     assert torch.equal(moved, dead)
@@ -208,7 +208,17 @@ def test_at_most_k_features_are_active_and_none_is_negative(k, seed):
 
 def test_every_architecture_is_registered_under_its_own_name():
     assert {name: kind.architecture for name, kind in ARCHITECTURES.items()} == {
-        n: n for n in ("topk", "standard", "jumprelu", "gated")
+        n: n
+        for n in (
+            "standard",
+            "standard_april",
+            "topk",
+            "batch_topk",
+            "jumprelu",
+            "gated",
+            "p_anneal",
+            "matryoshka_batch_topk",
+        )
     }
 
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from sae_core import encoder_products as products
 from sae_core import sparse_kernels as kernels
-from sae_core.architectures import Standard, build
+from sae_core.architectures import Moment, Standard, build
 from sae_core.config import StandardConfig, TopKConfig, TrainingConfig
 from sae_core.training_gradients import AutogradGradients, SparseGradients, choose_gradients
 from sae_core.training_updates import (
@@ -39,7 +39,7 @@ def random_sae(variant, seed=0):
 
 
 def gradients_of(compute, sae, x, dead):
-    numbers = compute(x, 0.7, dead)
+    numbers = compute(x, Moment(sparsity_scale=0.7, dead=dead))
     return numbers, {name: parameter.grad.clone() for name, parameter in sae.named_parameters()}
 
 

@@ -1,4 +1,4 @@
-"""What every sparse autoencoder has: parameters, pre-activations, decoding, and the parts that losses are made of."""
+"""What every sparse autoencoder has: parameters, pre-activations, decoding. ``trainable`` adds what a loss needs."""
 
 import math
 from abc import ABC, abstractmethod
@@ -6,39 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
-
-
-@dataclass(frozen=True)
-class Loss:
-    """What one batch gives the training loop."""
-
-    total: Float[Tensor, ""]
-    """What is minimised."""
-    error: Float[Tensor, ""]
-    """Squared error of the reconstruction, summed over d_in, mean over the batch."""
-    codes: Float[Tensor, "batch d_sae"]
-    """Feature activations; a feature with a positive one fired."""
-
-
-@dataclass(frozen=True)
-class SparseRule:
-    """The family of SAEs whose gradients need no dense product but the encoder's (``sparse_kernels``).
-
-    Codes are the positive pre-activations, all of them or the ``k`` largest of a token, and the penalty is linear in
-    them, so a feature that is zero on a token has a zero gradient there.
-    """
-
-    k: int | None = None
-    """Features kept on a token; None keeps every positive one."""
-    penalty: float = 0.0
-    """Derivative of the sparsity penalty of one token by any of its positive codes."""
-    aux_k: int = 0
-    """Dead features that model the residual."""
-    aux_coefficient: float = 0.0
-    """Weight of that auxiliary loss."""
-
 
 NORMALIZATIONS = ("none", "constant_norm_rescale", "layer_norm")
 """What an SAE does to each input first, and undoes in its reconstruction; the names are those of SAELens.
@@ -192,96 +161,3 @@ class Sae(nn.Module, ABC):
         for name in self.in_activation_units:
             getattr(self, name).div_(scale)
         return self
-
-
-class TrainableSae(Sae):
-    """An SAE that the training loop can train.
-
-    Its constructor also takes the fields of its config class, by the same names.
-    """
-
-    can_resample: ClassVar[bool] = False
-    """Whether ``TrainingConfig.resample_dead`` applies."""
-
-    @abstractmethod
-    def loss(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        sparsity_scale: float = 1.0,
-        dead: Bool[Tensor, " d_sae"] | None = None,
-    ) -> Loss:
-        """The training loss on activations of unit mean squared norm. Pure: it changes no state.
-
-        Args:
-            sparsity_scale: factor on the sparsity penalty, in [0, 1] (its warm-up).
-            dead: features that count as dead; None means none.
-        """
-
-    def sparse_rule(self) -> SparseRule | None:
-        """How the sparse step computes the same gradients faster; None where only autograd can."""
-        return None
-
-    @torch.no_grad()
-    def initialise(self, seed: int) -> "TrainableSae":
-        """Random decoder rows of unit length, the encoder their transpose, biases zero.
-
-        The global generator is untouched.
-        """
-        rows = torch.randn(self.d_sae, self.d_in, generator=torch.Generator().manual_seed(seed))
-        rows /= rows.norm(dim=1, keepdim=True)
-        self.W_dec.copy_(rows)
-        self.W_enc.copy_(rows.T)
-        self.b_enc.zero_()
-        self.b_dec.zero_()
-        return self
-
-
-def trainable(sae: Sae) -> TrainableSae:
-    """The same SAE, for the training loop.
-
-    Raises:
-        ValueError: if it has no loss here, or reads its input in a way that the loop does not know.
-    """
-    if not isinstance(sae, TrainableSae):
-        raise ValueError(f"the architecture {sae.architecture} can be read and run, but not trained here")
-    if sae.conventions != TRAINED_HERE:
-        raise ValueError(
-            f"an SAE with {sae.conventions} cannot be trained here, where b_dec is taken from inputs that are not "
-            "normalised; train a new one"
-        )
-    return sae
-
-
-def squared_error(x: Float[Tensor, "batch d_in"], x_hat: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
-    """Squared error summed over d_in, mean over the batch."""
-    return (x_hat - x).pow(2).sum(-1).mean()
-
-
-def keep_largest(codes: Float[Tensor, "*batch n"], k: int) -> Float[Tensor, "*batch n"]:
-    """The k largest entries of each row, zero elsewhere."""
-    values, index = codes.topk(k, dim=-1, sorted=False)
-    return torch.zeros_like(codes).scatter(-1, index, values)
-
-
-def auxiliary_loss(
-    pre: Float[Tensor, "batch n_dead"],
-    w_dec: Float[Tensor, "n_dead d_in"],
-    residual: Float[Tensor, "batch d_in"],
-    aux_k: int,
-) -> Float[Tensor, ""]:
-    """Aux-k (Gao et al. 2024, appendix A.2): how badly the ``aux_k`` strongest dead features model the residual.
-
-    Args:
-        pre: pre-activations of the dead features.
-        w_dec: their decoder rows.
-        residual: ``x - x_hat``, detached: the auxiliary loss must not pull on the features that are alive.
-
-    Returns:
-        Squared error relative to the variance of the residual over the batch; zero without a dead feature or
-        when the residual does not vary.
-    """
-    variance = (residual - residual.mean(0)).pow(2).sum(-1).mean()
-    if len(w_dec) == 0 or variance == 0:
-        return residual.new_zeros(())
-    codes = keep_largest(pre.relu(), min(aux_k, len(w_dec)))
-    return squared_error(residual, codes @ w_dec) / variance

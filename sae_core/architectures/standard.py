@@ -2,10 +2,11 @@
 
 from typing import final
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.architectures.base import TRAINED_HERE, Conventions, Loss, SparseRule, TrainableSae, squared_error
+from sae_core.architectures.base import TRAINED_HERE, Conventions
+from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, SparseRule, TrainableSae, squared_error
 
 
 @final
@@ -36,17 +37,12 @@ class Standard(TrainableSae):
         """See the class."""
         return pre.relu()
 
-    def loss(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        sparsity_scale: float = 1.0,
-        dead: Bool[Tensor, " d_sae"] | None = None,
-    ) -> Loss:
+    def loss(self, x: Float[Tensor, "batch d_in"], moment: Moment = WITHOUT_WARMUP) -> Loss:
         """Reconstruction error plus ``l1_coefficient * sparsity_scale`` times the sum of a token's codes."""
         codes = self.encode(x)
         error = squared_error(x, self.decode(codes))
         penalty = codes.sum(-1).mean()
-        return Loss(error + self._l1 * sparsity_scale * penalty, error, codes)
+        return Loss(error + self._l1 * moment.sparsity_scale * penalty, error, codes)
 
     def sparse_rule(self) -> SparseRule:
         """The fast step applies."""

@@ -2,13 +2,14 @@
 
 from typing import final
 
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from sae_core.architectures.base import (
-    TRAINED_HERE,
-    Conventions,
+from sae_core.architectures.base import TRAINED_HERE, Conventions
+from sae_core.architectures.trainable import (
+    WITHOUT_WARMUP,
     Loss,
+    Moment,
     SparseRule,
     TrainableSae,
     auxiliary_loss,
@@ -31,6 +32,8 @@ class TopK(TrainableSae):
         k: int,
         aux_k: int | None = None,
         aux_k_coefficient: float = 0.0,
+        l1_coefficient: float = 0.0,
+        k_anneal: float = 0.0,
         conventions: Conventions = TRAINED_HERE,
     ):
         super().__init__(d_in, d_sae, conventions)
@@ -38,28 +41,42 @@ class TopK(TrainableSae):
             raise ValueError(f"k must be at least 1 and smaller than d_sae={d_sae}: got {k}; lower k or raise d_sae")
         self.k = k
         self.aux_k = max(1, d_in // 2) if aux_k is None else aux_k
-        self.aux_k_coefficient = aux_k_coefficient
+        self.aux_k_coefficient, self.l1_coefficient, self.k_anneal = aux_k_coefficient, l1_coefficient, k_anneal
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """See the class."""
         return keep_largest(pre.relu(), self.k)
 
-    def loss(
-        self,
-        x: Float[Tensor, "batch d_in"],
-        sparsity_scale: float = 1.0,
-        dead: Bool[Tensor, " d_sae"] | None = None,
-    ) -> Loss:
-        """Reconstruction error plus aux-k; ``sparsity_scale`` plays no part, since there is no penalty."""
+    def k_at(self, moment: Moment) -> int:
+        """Features kept at a moment: falling linearly from d_in to k while k is annealed (He et al. 2024)."""
+        start = max(self.k, min(self.d_in, self.d_sae - 1))
+        passed = moment.step / (self.k_anneal * moment.n_steps) if self.k_anneal > 0 else 1.0
+        return round(start + (self.k - start) * min(1.0, passed))
+
+    def loss(self, x: Float[Tensor, "batch d_in"], moment: Moment = WITHOUT_WARMUP) -> Loss:
+        """Reconstruction error plus aux-k, and L1 on what was not selected where that is asked for."""
         pre = self.pre_activations(x)
-        codes = self.activate(pre)
+        codes = keep_largest(pre.relu(), self.k_at(moment))
         x_hat = self.decode(codes)
         total = error = squared_error(x, x_hat)
-        if dead is not None and self.aux_k_coefficient > 0:
+        if moment.dead is not None and self.aux_k_coefficient > 0:
+            dead = moment.dead
             auxiliary = auxiliary_loss(pre[:, dead], self.W_dec[dead], (x - x_hat).detach(), self.aux_k)
             total = error + self.aux_k_coefficient * auxiliary
+        if self.l1_coefficient > 0:
+            total = total + self.l1_coefficient * moment.sparsity_scale * _off_support(pre, codes.detach() > 0)
         return Loss(total, error, codes)
 
-    def sparse_rule(self) -> SparseRule:
-        """The fast step applies."""
+    def sparse_rule(self) -> SparseRule | None:
+        """The fast step applies, unless features that were not selected are penalised."""
+        if self.l1_coefficient > 0:
+            return None
         return SparseRule(k=self.k, aux_k=self.aux_k, aux_coefficient=self.aux_k_coefficient)
+
+
+def _off_support(pre: Float[Tensor, "batch d_sae"], selected: Tensor) -> Float[Tensor, ""]:
+    """L1 of the rectified pre-activations that were not selected, of features that some token of the batch selected.
+
+    Sum over features, mean over the batch (Jacquier et al. 2026, arXiv 2606.27321).
+    """
+    return (pre.relu() * (~selected & selected.any(0))).sum(-1).mean()
