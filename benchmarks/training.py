@@ -15,8 +15,8 @@ import torch
 
 from sae_core.architectures import Moment, build
 from sae_core.config import SaeConfig, StandardConfig, TopKConfig
-from sae_core.training_gradients import choose_gradients
-from sae_core.training_updates import ConstrainedAdam
+from sae_core.training.gradients import choose_gradients
+from sae_core.training.optimiser import ConstrainedAdam
 
 Step = Callable[[torch.Tensor], float]
 

@@ -16,7 +16,7 @@ from sae_core.evaluation import Evaluation, EvaluationSummary, write_evaluation
 from sae_core.loss_recovered import LossRecovered
 from sae_core.similarity import explanation_similarity, write_similarity
 from sae_core.store import Artifact, ArtifactStore
-from sae_core.training_state import CurvePoint
+from sae_core.training.state import CurvePoint
 
 WORDS = [
     "river",

@@ -10,13 +10,13 @@ import pytest
 from numba.core.errors import TypingError
 from numba.extending import is_jitted
 
-from sae_core import sparse_kernels as kernels
 from sae_core.ordered_dots import LANES, SUMS, dot
+from sae_core.training import sparse_kernels as kernels
 
 TRAIN = """
 import hashlib
 import torch
-from sae_core import sparse_kernels
+from sae_core.training import sparse_kernels
 from sae_core.architectures import build
 from sae_core.config import StandardConfig, TrainingConfig
 from sae_core.training import train

@@ -15,7 +15,8 @@ from sae_core.architectures import build
 from sae_core.config import RunSeeds, StandardConfig, TopKConfig, TrainingConfig
 from sae_core.formats import load_sae
 from sae_core.shards import ShardData, open_shards, write_shards
-from sae_core.training import RESUME_FILE, train, train_run
+from sae_core.training import train, train_run
+from sae_core.training.artifact import RESUME_FILE
 
 D_IN, D_SAE, BATCH = 16, 40, 128
 VARIANTS = [TopKConfig(d_sae=D_SAE, k=4), StandardConfig(d_sae=D_SAE, l1_coefficient=0.02)]

@@ -7,17 +7,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sae_core import encoder_products as products
-from sae_core import sparse_kernels as kernels
 from sae_core.architectures import Moment, Standard, build
 from sae_core.config import StandardConfig, TopKConfig, TrainingConfig
-from sae_core.training_gradients import AutogradGradients, SparseGradients, choose_gradients
-from sae_core.training_updates import (
-    ConstrainedAdam,
-    geometric_median,
-    learning_rate_factor,
-    resample,
-    sparsity_factor,
-)
+from sae_core.kernel_options import torch_threads
+from sae_core.training import codes as training_codes
+from sae_core.training import selection_kernels as kernels
+from sae_core.training.gradients import AutogradGradients, SparseGradients, choose_gradients
+from sae_core.training.initial_values import geometric_median, resample
+from sae_core.training.optimiser import ConstrainedAdam
+from sae_core.training.schedules import learning_rate_factor, sparsity_factor
 
 D_IN, D_SAE = 12, 50
 VARIANTS = [
@@ -48,8 +46,8 @@ def gradients_of(compute, sae, x, dead):
 @pytest.mark.parametrize("coarse", [False, True])
 def test_sparse_gradients_are_those_of_autograd(variant, n_dead, coarse, monkeypatch):
     monkeypatch.setattr(products, "has_fast_bfloat16", lambda: coarse)
-    monkeypatch.setattr(SparseGradients, "dense_share", 1.0)
-    monkeypatch.setattr(SparseGradients, "chunk", 32)
+    monkeypatch.setattr(training_codes, "DENSE_SHARE", 1.0)
+    monkeypatch.setattr(training_codes, "CHUNK", 32)
     sae = random_sae(variant)
     x = torch.randn(75, D_IN, generator=torch.Generator().manual_seed(5))
     dead = (torch.arange(D_SAE) < n_dead) if n_dead else None
@@ -179,7 +177,7 @@ def test_kernels_use_as_many_threads_as_torch_and_give_them_back():
     import numba
 
     before = numba.get_num_threads()
-    with kernels.torch_threads():
+    with torch_threads():
         assert numba.get_num_threads() == min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     assert numba.get_num_threads() == before
 
@@ -248,7 +246,7 @@ def test_resampling_points_dead_features_at_badly_reconstructed_inputs():
 def test_forgetting_zeroes_the_moments_of_those_features_only():
     sae = random_sae(VARIANTS[-1])
     adam = ConstrainedAdam(sae, 1.0)
-    AutogradGradients(sae)(torch.randn(64, D_IN, generator=torch.Generator().manual_seed(0)), 1.0, None)
+    AutogradGradients(sae)(torch.randn(64, D_IN, generator=torch.Generator().manual_seed(0)), Moment())
     adam.step(0.01)
     features = torch.arange(D_SAE) < 5
     adam.forget(features)

@@ -15,13 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int64
 
+from sae_core.kernel_options import torch_threads
 from sae_core.matching import assignment_solver as solver
 from sae_core.matching import edge_kernels
 from sae_core.matching.assignment_budget import Budget
 from sae_core.matching.assignment_certificate import Prices, certify, sum_of_largest, unlisted_excess
 from sae_core.matching.candidate_pairs import Candidates, LargestScores, best_of_rows, list_candidates
 from sae_core.matching.score_sources import ScoreSource, paired_scores, transposed
-from sae_core.sparse_kernels import torch_threads
 
 _MAX_ROUNDS = 40
 _COMPLETING_PAIRS = 64

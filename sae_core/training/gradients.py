@@ -12,10 +12,11 @@ from jaxtyping import Bool, Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
-from sae_core import encoder_products as products
-from sae_core import sparse_kernels as kernels
 from sae_core.architectures import Moment, SparseRule, TrainableSae
 from sae_core.architectures.trainable import auxiliary_loss
+from sae_core.kernel_options import torch_threads
+from sae_core.training import sparse_kernels as kernels
+from sae_core.training.codes import Codes, largest, positive
 
 
 @dataclass(frozen=True)
@@ -72,17 +73,11 @@ class SparseGradients:
     """
 
     name = "sparse"
-    dense_share = 0.2
-    """Share of positive pre-activations above which dense products are faster: early in the training of ReLU SAEs."""
-    chunk = 512
-    """Tokens whose pre-activations are computed at once where all of a batch are not needed: they stay in the cache."""
 
     def __init__(self, sae: TrainableSae, rule: SparseRule):
         if not sae.W_enc.T.is_contiguous() or not sae.W_dec.is_contiguous():
             raise ValueError("the sparse step needs W_enc stored feature by feature and W_dec contiguous")
         self._sae, self._rule, self._dense = sae, rule, AutogradGradients(sae)
-        self.coarse = products.has_fast_bfloat16()
-        """Find the largest codes by a product in bfloat16 first; the choice and the values are those of float32."""
         self._enc_gradient, self._dec_gradient = torch.empty_like(sae.W_dec), torch.empty_like(sae.W_dec)
         self._b_enc_gradient = torch.empty_like(sae.b_enc)
 
@@ -91,8 +86,9 @@ class SparseGradients:
         """As the protocol says."""
         sae, rule, dead, sparsity_scale = self._sae, self._rule, moment.dead, moment.sparsity_scale
         centred = x - sae.b_dec
-        with kernels.torch_threads():
-            codes = self._positive(centred) if rule.k is None else self._largest(centred, rule.k)
+        with torch_threads():
+            encoder = (sae.W_enc.T, sae.b_enc)
+            codes = positive(centred, *encoder) if rule.k is None else largest(centred, *encoder, rule.k)
             if codes is None:
                 with torch.enable_grad():
                     return self._dense(x, moment)
@@ -108,35 +104,8 @@ class SparseGradients:
         sae.b_enc.grad = self._b_enc_gradient
         return BatchNumbers(loss, error, n_active / len(x), torch.from_numpy(np.diff(first) > 0))
 
-    def _largest(self, centred: Float[Tensor, "batch d_in"], k: int) -> "Codes":
-        batch, rows, bias = len(centred), self._sae.W_enc.T, self._sae.b_enc
-        codes = Codes(np.arange(batch) * k, np.empty(batch, np.int64), batch * k)
-        for first in range(0, batch, self.chunk):
-            x = centred[first : first + self.chunk]
-            part = slice(first * k, (first + len(x)) * k)
-            out = (k, codes.end[first : first + len(x)], codes.feature[part], codes.value[part])
-            if self.coarse:
-                pre, error = products.coarse_linear(x, rows, bias)
-                exact = (x.numpy(), rows.numpy(), bias.numpy())
-                kernels.select_largest_of_coarse(pre.view(torch.int16).numpy(), error.numpy(), *exact, *out)
-            else:
-                kernels.select_largest(products.linear(x, rows, bias).numpy(), *out)
-            codes.end[first : first + len(x)] += first * k
-        return codes
-
-    def _positive(self, centred: Float[Tensor, "batch d_in"]) -> "Codes | None":
-        pre = products.linear(centred, self._sae.W_enc.T, self._sae.b_enc).numpy()
-        count = np.empty(len(pre), np.int64)
-        kernels.count_positive(pre, count)
-        end = np.cumsum(count)
-        if end[-1] > self.dense_share * pre.size:
-            return None
-        codes = Codes(end - count, end, int(end[-1]))
-        kernels.select_positive(pre, codes.start, codes.feature, codes.value)
-        return codes
-
     def _closed_form(
-        self, x: Float[Tensor, "batch d_in"], centred: Float[Tensor, "batch d_in"], codes: "Codes", penalty: float
+        self, x: Float[Tensor, "batch d_in"], centred: Float[Tensor, "batch d_in"], codes: Codes, penalty: float
     ) -> tuple[float, Float[Tensor, "batch d_in"], Int64[ndarray, " n"]]:
         """Fill the buffers; the error, its gradient by the reconstruction, and where each feature's codes begin."""
         size = len(codes.value)
@@ -171,18 +140,6 @@ class SparseGradients:
         ):
             buffer.index_add_(0, index, gradient)
         return float(loss.detach())
-
-
-class Codes:
-    """Feature activations of a batch: those of token b are entries ``start[b]`` to ``end[b]``."""
-
-    def __init__(self, start: Int64[ndarray, " batch"], end: Int64[ndarray, " batch"], size: int):
-        self.start, self.end = start, end
-        self.feature, self.value = np.empty(size, np.int32), np.empty(size, np.float32)
-
-    def total(self) -> float:
-        """Sum of all activations; every entry belongs to a token."""
-        return float(self.value.sum(dtype=np.float64))
 
 
 def choose_gradients(sae: TrainableSae, reference: bool = False) -> Gradients:

@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from sae_core.architectures import Sae
-from sae_core.training_updates import ConstrainedAdam
+from sae_core.training.optimiser import ConstrainedAdam
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,22 @@
+"""How the numba kernels of this project are compiled and run. No kernel has ``fastmath``: ``ordered_dots`` says why."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numba
+import torch
+
+SERIAL: dict[str, Any] = {"cache": True, "error_model": "numpy"}
+PARALLEL: dict[str, Any] = {**SERIAL, "parallel": True}
+
+
+@contextmanager
+def torch_threads() -> Iterator[None]:
+    """Run kernels on as many threads as torch is allowed."""
+    before = numba.get_num_threads()
+    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
+    try:
+        yield
+    finally:
+        numba.set_num_threads(before)
