@@ -1,7 +1,6 @@
 """What ``concord compare`` does around the comparison: progress, files, text."""
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from sae_core.compare_text import comparison_text
 from sae_core.config import ConsistencyConfig
 from sae_core.formats import Orientation
 from sae_core.terminal_progress import TerminalProgress
+from sae_core.whole_files import write_whole
 
 _FIGURES = (".png", ".svg")
 
@@ -86,9 +86,7 @@ def json_schema() -> str:
 
 def _write(found: Compared, outputs: Outputs) -> None:
     if outputs.pairs:
-        part = Path(outputs.pairs + ".part")
-        pq.write_table(found.report.matches, part)
-        os.replace(part, outputs.pairs)
+        write_whole(Path(outputs.pairs), lambda part: pq.write_table(found.report.matches, part))
     if outputs.plot:
         from sae_core.report.pictures import write_compare_figure
 

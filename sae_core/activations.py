@@ -11,7 +11,6 @@ extraction goes on with the first shard that is not complete, and the result is 
 import hashlib
 import json
 import math
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -41,12 +40,13 @@ from sae_core.shard_files import (
     write_shard,
 )
 from sae_core.store import digest_file, digest_json, require_free_space
+from sae_core.whole_files import write_whole
 
 __all__ = ["ExtractionEstimate", "ExtractionSummary", "estimate", "extract", "kept_tokens"]
 
 _PLAN = "_extraction.json"
 """What the shards in a folder are made from; private, since it is about the making."""
-_MEDIAN_CONTEXTS = 64
+MEDIAN_CONTEXTS = 64
 """Contexts on which the median norm is measured."""
 
 
@@ -136,9 +136,7 @@ def _prepare(folder: Path, model: LanguageModel, contexts: Contexts, hook: str, 
     if not plan.exists() or json.loads(plan.read_text()).get("key") != key:
         for name in SPLITS:
             shutil.rmtree(folder / name, ignore_errors=True)
-        part = folder / (_PLAN + ".part")
-        part.write_text(json.dumps({"key": key, "inputs": inputs}, indent=1))
-        os.replace(part, plan)
+        write_whole(plan, lambda part: part.write_text(json.dumps({"key": key, "inputs": inputs}, indent=1)))
     for name in SPLITS:
         (folder / name).mkdir(parents=True, exist_ok=True)
 
@@ -189,7 +187,7 @@ class _Reader:
         """The largest norm that is stored: ``max_norm_ratio`` times the median over the first contexts of the plan."""
         if self.config.max_norm_ratio is None:
             return None
-        first = np.concatenate(plan.shards)[:_MEDIAN_CONTEXTS]
+        first = np.concatenate(plan.shards)[:MEDIAN_CONTEXTS]
         norms = torch.cat([vectors.float().norm(dim=1).cpu() for vectors, _, _ in self.outputs(plan, first)])
         if not torch.isfinite(norms).all():
             return math.inf  # refused, with shard and context, as soon as that shard is made
@@ -209,12 +207,14 @@ def _write_split(
             meter.add(entry.n_tokens, f"{plan.name} shard {i + 1} of {len(plan.shards)} was there", computed=False)
         else:
             entry = _write_shard(path, reader, plan, i, max_norm, meter)
-            sidecar = path.with_name(path.name + ".json")
-            part = sidecar.with_name(sidecar.name + ".part")
-            part.write_text(entry.model_dump_json())
-            os.replace(part, sidecar)
+            _remember(path, entry)
         entries.append(entry)
     return entries
+
+
+def _remember(path: Path, entry: ShardEntry) -> None:
+    sidecar = path.with_name(path.name + ".json")
+    write_whole(sidecar, lambda part: part.write_text(entry.model_dump_json()))
 
 
 def _known(folder: Path) -> dict[str, ShardEntry]:

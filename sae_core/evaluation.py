@@ -4,7 +4,6 @@ After ``training``; ``consistency`` and ``explanations`` use the frequencies, ``
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from sae_core.config import EvaluationConfig, Result
 from sae_core.loss_recovered import LossRecovered
 from sae_core.progress import Progress, silent
 from sae_core.shards import Shards
+from sae_core.whole_files import write_whole
 
 BATCH_TOKENS = 4096
 """Tokens encoded at once; only memory and speed depend on it."""
@@ -150,7 +150,5 @@ def write_evaluation(folder: Path, evaluation: Evaluation, loss: LossRecovered |
         "evaluation.json": lambda part: part.write_text(json.dumps(summary, indent=1, sort_keys=True)),
     }
     for name, write in writers.items():
-        part = folder / (name + ".part")
-        write(part)
-        os.replace(part, folder / name)
+        write_whole(folder / name, write)
     return summary

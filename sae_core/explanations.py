@@ -5,7 +5,6 @@ an explainer gets to see (telling words, words promoted by the logit lens, marke
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +25,7 @@ from sae_core.feature_words import marked_contexts, promoted_words, telling_word
 from sae_core.language_models import LanguageModel
 from sae_core.progress import Progress, silent
 from sae_core.shards import Shards
+from sae_core.whole_files import write_whole
 from sae_core.words import Segmenter, read_words
 
 TOO_RARE = Missing("fired too rarely")
@@ -120,8 +120,7 @@ def explain_run(
         n_missing=missing.total(),
         missing=dict(sorted(missing.items())),
     ).model_dump(mode="json")
-    (folder / "summary.json.part").write_text(json.dumps(summary, indent=1))
-    os.replace(folder / "summary.json.part", folder / "summary.json")
+    write_whole(folder / "summary.json", lambda part: part.write_text(json.dumps(summary, indent=1)))
     return summary
 
 
@@ -179,6 +178,4 @@ def _write_table(
         "promoted": [feature.promoted for feature in seen],
         "examples": [feature.examples for feature in seen],
     }
-    part = path.with_name(path.name + ".part")
-    pq.write_table(pa.table(columns, schema=SCHEMA), part)
-    os.replace(part, path)
+    write_whole(path, lambda part: pq.write_table(pa.table(columns, schema=SCHEMA), part))

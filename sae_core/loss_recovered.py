@@ -6,7 +6,6 @@ reconstructions there. The first two do not depend on the SAE and are made once 
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from sae_core.architectures import Sae
 from sae_core.config import ActivationsConfig, Result
 from sae_core.extraction_plan import kept_tokens
 from sae_core.progress import Progress, silent
+from sae_core.whole_files import write_whole
 
 _FILE = "reference.safetensors"
 _NUMBERS = ("hook", "max_norm", "ce_clean", "ce_zero")
@@ -173,11 +173,8 @@ def write_reference(folder: Path, reference: ReferenceLosses) -> dict[str, Any]:
     """Write the contexts and losses; returns the losses."""
     arrays = {"token_ids": reference.token_ids, "kept": reference.kept}
     numbers = {name: getattr(reference, name) for name in _NUMBERS}
-    part = folder / (_FILE + ".part")
-    save_file(
-        {name: np.ascontiguousarray(value) for name, value in arrays.items()}, part, {"json": json.dumps(numbers)}
-    )
-    os.replace(part, folder / _FILE)
+    contiguous = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    write_whole(folder / _FILE, lambda part: save_file(contiguous, part, {"json": json.dumps(numbers)}))
     return {"n_contexts": len(reference.token_ids), "n_tokens": reference.n_tokens, **numbers}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sae_core.config import Result
 from sae_core.store import digest_file
+from sae_core.whole_files import write_whole
 
 DType = Literal["float16", "bfloat16", "float32"]
 INDEX = "shards.json"
@@ -139,9 +140,7 @@ def write_index(folder: Path, entries: list[ShardEntry], d_in: int, dtype: DType
         raise ValueError(f"expected at least one token for {folder}, got none; read more text")
     mean = math.fsum(entry.sum_squared_norm for entry in entries) / n_tokens
     index = ShardIndex(d_in=d_in, dtype=dtype, n_tokens=n_tokens, mean_squared_norm=mean, shards=entries)
-    part = folder / (INDEX + ".part")
-    part.write_text(index.model_dump_json(indent=1))
-    os.replace(part, folder / INDEX)
+    write_whole(folder / INDEX, lambda part: part.write_text(index.model_dump_json(indent=1)))
     return index
 
 

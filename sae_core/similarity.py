@@ -9,7 +9,6 @@ features are less consistent *and* harder to explain, which alone would correlat
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -35,6 +34,7 @@ from sae_core.similarity_statistics import (
     partial_spearman,
     spearman,
 )
+from sae_core.whole_files import write_whole
 
 
 def explanation_similarity(
@@ -71,10 +71,8 @@ def explanation_similarity(
 def write_similarity(folder: Path, report: SimilarityReport) -> dict[str, Any]:
     """Write ``pairs.parquet`` and ``summary.json``; returns the summary as JSON values."""
     summary = report.summary.model_dump(mode="json")
-    pq.write_table(report.pairs, folder / "pairs.parquet.part")
-    os.replace(folder / "pairs.parquet.part", folder / "pairs.parquet")
-    (folder / "summary.json.part").write_text(json.dumps(summary, indent=1))
-    os.replace(folder / "summary.json.part", folder / "summary.json")
+    write_whole(folder / "pairs.parquet", lambda part: pq.write_table(report.pairs, part))
+    write_whole(folder / "summary.json", lambda part: part.write_text(json.dumps(summary, indent=1)))
     return summary
 
 

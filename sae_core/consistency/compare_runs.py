@@ -5,8 +5,8 @@ seeds; then comes what concerns all runs at once. The matches go on to the compa
 """
 
 import json
-import os
 from collections.abc import Sequence
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from sae_core.consistency.summarise import Beyond, summarise
 from sae_core.consistency.tables import feature_table, match_table, pair_table
 from sae_core.matching import Matching, match
 from sae_core.progress import Progress, silent
+from sae_core.whole_files import write_whole
 
 CURVE_THRESHOLDS = tuple(round(0.05 * step, 2) for step in range(6, 20))
 """Absolute cosines, .3 to .95, at which the size of the stable core is drawn, beside those of the config."""
@@ -118,13 +119,10 @@ def write_consistency(folder: Path, report: ConsistencyReport) -> dict[str, Any]
     for name, table in tables.items():
         path = folder / f"{name}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".parquet.part")
-        pq.write_table(table, part)
-        os.replace(part, path)
+        write_whole(path, partial(pq.write_table, table))
     summary = report.summary.model_dump(mode="json")
-    part = folder / "summary.json.part"
-    part.write_text(json.dumps(summary, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(part, folder / "summary.json")
+    text = json.dumps(summary, indent=2, allow_nan=False) + "\n"
+    write_whole(folder / "summary.json", lambda part: part.write_text(text, encoding="utf-8"))
     return summary
 
 

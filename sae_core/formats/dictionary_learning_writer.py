@@ -5,7 +5,6 @@ is exact.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from sae_core.architectures import Sae
+from sae_core.whole_files import write_whole
 
 CONFIG, WEIGHTS = "config.json", "ae.pt"
 _TRAINER_NAMES = {"model_name": "lm_name", "hook_name": "submodule_name", "layer": "layer", "seed": "seed"}
@@ -46,10 +46,9 @@ def write(sae: Sae, folder: Path, metadata: Mapping[str, Any] | None = None) -> 
         config["buffer"] = {"ctx_len": told["context_size"]}
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    torch.save(state, folder / f"{WEIGHTS}.part")
-    (folder / f"{CONFIG}.part").write_text(json.dumps(config, indent=1, sort_keys=True), encoding="utf-8")
-    for name in (WEIGHTS, CONFIG):
-        os.replace(folder / f"{name}.part", folder / name)
+    text = json.dumps(config, indent=1, sort_keys=True)
+    write_whole(folder / WEIGHTS, lambda part: torch.save(state, part))
+    write_whole(folder / CONFIG, lambda part: part.write_text(text, encoding="utf-8"))
 
 
 @torch.no_grad()

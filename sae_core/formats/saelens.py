@@ -5,8 +5,7 @@ read as a dictionary, with the reason.
 """
 
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from sae_core.formats.saelens_folds import (
     with_unit_rows,
     with_whitening,
 )
+from sae_core.whole_files import write_whole
 
 NAME = "saelens"
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -108,8 +108,8 @@ def write(sae: Sae, folder: Path, metadata: Mapping[str, Any]) -> None:
     if conventions.has_skip:
         weights["W_skip"] = weights["W_skip"].T  # theirs is (d_out, d_in)
     weights = {name: tensor.contiguous() for name, tensor in weights.items()}
-    _replace(folder / WEIGHTS, lambda part: save_file(weights, part))
-    _replace(folder / CONFIG, lambda part: part.write_text(json.dumps(config, indent=1, sort_keys=True)))
+    write_whole(folder / WEIGHTS, lambda part: save_file(weights, part))
+    write_whole(folder / CONFIG, lambda part: part.write_text(json.dumps(config, indent=1, sort_keys=True)))
 
 
 def _folder(path: Path) -> Path:
@@ -180,9 +180,3 @@ def _checkpoint(weights: Weights, settings: Settings, reason: str | None) -> Che
         declared={"d_in": settings.d_in, "d_sae": settings.d_sae, "d_out": settings.d_out},
         metadata={**settings.metadata, **({"not_runnable": reason} if reason else {})},
     )
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> None:
-    part = path.with_name(path.name + ".part")
-    write(part)
-    os.replace(part, path)

@@ -3,7 +3,6 @@
 Part of *report*; the same panels as on its page.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +30,7 @@ from sae_core.report.figures import (
 )
 from sae_core.report.panels import column, cosine_counts, explanation_panel, frequency_panel
 from sae_core.report.records import ConsistencyRecord, SimilarityRecord
+from sae_core.whole_files import write_whole
 
 _BYTES = 100_000
 _TAUS = (0.5, 0.7, 0.9)
@@ -104,9 +104,7 @@ def write_compare_figure(path: Path, report: ConsistencyReport) -> None:
     if path.suffix.lower() not in SUFFIXES:
         known = ", ".join(SUFFIXES)
         raise ValueError(f"a figure is written as {known}: got {path.name}; give its name one of these endings")
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(compare_figure(report, path.suffix.lower()))
-    os.replace(part, path)
+    write_whole(path, lambda part: part.write_bytes(compare_figure(report, path.suffix.lower())))
 
 
 def _core_by_threshold(record: ConsistencyRecord) -> Panel:

@@ -4,7 +4,6 @@ Last stage of the flow: evaluations, *consistency* and *explanation similarity* 
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from sae_core.report.stability import Comparison, compare_all
 from sae_core.report.table import TYPES, table_row
 from sae_core.report.text import markdown_rows, terminal_rows
 from sae_core.store import Artifact
+from sae_core.whole_files import write_whole
 
 _SMALL_BYTES = 150_000
 _FORMAT_VERSION = 2
@@ -62,9 +62,7 @@ def write_report(
     _write(folder / "summary.json", _json(summary))
     _write(folder / "report.html", page.encode())
     _write_pictures(folder, panels)
-    part = folder / "table.parquet.part"
-    pq.write_table(table, part)
-    os.replace(part, folder / "table.parquet")
+    write_whole(folder / "table.parquet", lambda part: pq.write_table(table, part))
     return _headline(records, rows)
 
 
@@ -161,6 +159,4 @@ def _json(value: Any) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(content)
-    os.replace(part, path)
+    write_whole(path, lambda part: part.write_bytes(content))
