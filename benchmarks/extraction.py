@@ -3,11 +3,10 @@
     OMP_WAIT_POLICY=passive python -m benchmarks.extraction --tokens 40000 --repeats 3 --threads 2
 
 The bare forward pass is the language model with the layers behind the hook taken off, over the same contexts in the
-same batches and the same order, nothing kept; the contexts that extraction reads twice, to find the median norm, are
-read twice there too (64 of them, whatever the size of the corpus). Extraction reads, selects, converts, permutes, writes
-and hashes shards
-on top. Methods take turns; wall and CPU time (of all threads), medians. Then batches are read from the shards that were
-written, as training reads them, beside steps of a TopK SAE on them.
+same batches and the same order, nothing kept; the 64 contexts that extraction reads twice, to find the median norm,
+are read twice there too. Extraction reads, selects, converts, permutes, writes and hashes shards on top. Methods take
+turns; wall and CPU time (of all threads), medians. Then batches are read from the shards that were written, as training
+reads them, beside steps of a TopK SAE on them.
 """
 
 import argparse

@@ -36,6 +36,7 @@ from sae_core.store import ArtifactStore
 from .small_study import MODEL, make_variants, planted_runs, study_config
 
 FILES = [
+    "agreement.png",
     "evidence.png",
     "figures.pdf",
     "report.html",

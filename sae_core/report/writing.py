@@ -32,10 +32,10 @@ def write_report(
 ) -> dict[str, Any]:
     """Write the report of a study into a folder.
 
-    ``report.html`` (one self-contained page), ``report.png`` (the answer as a figure), ``evidence.png`` (what stands
-    behind it), ``figures.pdf`` (a page for each panel, for papers), ``report_small.png`` (the answer below 150 kB),
-    ``table.parquet`` and ``table.json`` (a record a variant), ``summary.json`` (the table, comparisons of variants, the
-    settings and where it all comes from).
+    ``report.html`` (one self-contained page), ``report.png`` (the answer as a figure), ``agreement.png`` (its first
+    panel: PW-MCC of each variant), ``evidence.png`` (what stands behind it), ``figures.pdf`` (a page for each panel,
+    for papers), ``report_small.png`` (the answer below 150 kB), ``table.parquet`` and ``table.json`` (a record a
+    variant), ``summary.json`` (the table, comparisons of variants, the settings and where it all comes from).
 
     Args:
         variants: for each variant key ``consistency``, ``explanation_similarity``, and per seed ``sae seed 0``,
@@ -70,6 +70,7 @@ def _write_pictures(folder: Path, panels: ReportPanels) -> None:
     answer, evidence = ([named.panel for named in group] for group in (panels.answer, panels.evidence))
     known = [named.panel for named in panels.evidence if not named.shows_nothing]
     _write(folder / "report.png", png(answer, dpi=240))
+    _write(folder / "agreement.png", png(answer[:1], columns=1, dpi=300))
     _write(folder / "report_small.png", small_png(answer, max_bytes=_SMALL_BYTES))
     _write(folder / "evidence.png", png(known or evidence, dpi=200))
     _write(folder / "figures.pdf", pdf_pages([named.panel for named in panels.shown()]))
