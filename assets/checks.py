@@ -6,7 +6,14 @@ from typing import Any
 
 import dagster as dg
 
-from sae_core.config import ChecksConfig, TopKConfig, VariantConfig
+from sae_core.config import (
+    BatchTopKConfig,
+    ChecksConfig,
+    JumpReLUConfig,
+    MatryoshkaBatchTopKConfig,
+    TopKConfig,
+    VariantConfig,
+)
 from sae_core.store import Artifact
 
 Check = tuple[str, bool, dict[str, Any]]
@@ -62,7 +69,8 @@ def sae_checks(
 ) -> list[dg.AssetCheckResult]:
     """The SAE is there, finite, reconstructs, is mostly alive, and as sparse as asked for."""
     measured = evaluation.summary
-    ratio = measured["l0"] / variant.k if isinstance(variant, TopKConfig) else 1.0
+    target = _target_l0(variant)
+    ratio = 1.0 if target is None else measured["l0"] / target
     in_range = 1 / limits.max_l0_ratio <= ratio <= limits.max_l0_ratio
     return _results(
         key,
@@ -78,6 +86,13 @@ def sae_checks(
             ("l0_on_target", in_range, {"l0": measured["l0"], "l0_over_target": ratio}),
         ],
     )
+
+
+def _target_l0(variant: VariantConfig) -> float | None:
+    """Active features on a token that were asked for; None where a penalty decides them."""
+    if isinstance(variant, JumpReLUConfig):
+        return variant.target_l0
+    return variant.k if isinstance(variant, (TopKConfig, BatchTopKConfig, MatryoshkaBatchTopKConfig)) else None
 
 
 def consistency_checks(key: dg.AssetKey, consistency: Artifact, limits: ChecksConfig) -> list[dg.AssetCheckResult]:

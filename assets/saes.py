@@ -10,13 +10,14 @@ from assets.partitions import split_run_key, study_partitions
 from assets.recording import StoreResource, progress_of, record, upstream
 from sae_core.chain import CODE_VERSION, make_evaluation, make_run
 from sae_core.config import ModelConfig, StudyConfig
-from sae_core.store import digest_json
+from sae_core.store import Artifact, digest_json
 
 
 def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
     """``<study>/sae`` [variant x seed]: the SAE, and what it is worth on held-out tokens."""
     keys, source = StudyKeys(study.name), activations_key(study.model, study.hook)
-    settings = digest_json(study.model_dump(mode="json", include={"training", "evaluation", "vary"}))[:8]
+    decisive = {"training": study.training and study.training.decisive(), "vary": study.vary}
+    settings = digest_json(decisive | {"evaluation": study.evaluation.model_dump(mode="json")})[:8]
     code = ".".join(CODE_VERSION[stage] for stage in ("sae", "pretrained_sae", "reference_losses", "evaluation"))
 
     @dg.asset(
@@ -38,12 +39,17 @@ def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
         evaluation = make_evaluation(opened, trained, made_of, model, study.evaluation, progress)
         return record(
             {"sae": trained, "evaluation": evaluation},
-            metadata=_metadata(trained.summary, evaluation.summary),
+            metadata=_metadata(trained, evaluation),
             check_results=sae_checks(keys.sae, trained, evaluation, study.variant(key), study.checks),
         )
 
     return sae
 
 
-def _metadata(training: dict[str, Any], evaluation: dict[str, Any]) -> dict[str, Any]:
-    return {f"training/{name}": value for name, value in training.items()} | evaluation
+def _metadata(trained: Artifact, evaluation: Artifact) -> dict[str, Any]:
+    """Numbers, which the UI plots over materializations, and the training curves as a small table."""
+    from sae_core.training.curves import few_points
+
+    numbers = {f"training/{name}": value for name, value in trained.summary.items()} | evaluation.summary
+    points = [dg.TableRecord(point) for point in few_points(trained.path)]
+    return numbers | ({"training curves": dg.MetadataValue.table(points)} if points else {})

@@ -10,11 +10,12 @@ A stage is made again only when something that decides its content changed: the 
 settings named in its ``inputs``, or ``CODE_VERSION``.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from sae_core.builds import build_together
 from sae_core.config import (
     ActivationsConfig,
     Config,
@@ -37,7 +38,7 @@ from sae_core.store import Artifact, ArtifactStore
 CODE_VERSION = {
     "contexts": "1",
     "activations": "1",
-    "sae": "2",
+    "sae": "3",
     "pretrained_sae": "1",
     "reference_losses": "1",
     "evaluation": "1",
@@ -111,24 +112,38 @@ def make_sae(
     progress: Progress = silent,
 ) -> Artifact:
     """One trained SAE: weights in the SAELens layout, its settings and its training curves."""
+    return make_saes(store, activations, variant, training, [seeds], progress)[0]
 
-    def build(folder: Path) -> Mapping[str, Any]:
+
+def make_saes(
+    store: ArtifactStore,
+    activations: Artifact,
+    variant: TrainedConfig,
+    training: TrainingConfig,
+    seeds: Sequence[RunSeeds],
+    progress: Progress = silent,
+) -> list[Artifact]:
+    """The trained SAEs of some seeds, each the same as ``make_sae`` makes it.
+
+    Those that do not exist are trained in one pass over the activations, as far as they see the same of them in the
+    same order. All of them are in memory at once. A killed call goes on where each of them was.
+    """
+
+    def work(folders: Mapping[str, Path]) -> Mapping[str, Callable[[], Mapping[str, Any]]]:
         from sae_core.shards import open_shards
-        from sae_core.training import train_run
+        from sae_core.training import train_runs
 
         metadata = {"model": activations.manifest.inputs["model"], "hook_name": activations.manifest.inputs["hook"]}
+        of_seeds = {seeds_of[name]: folder for name, folder in folders.items()}
         shards = open_shards(activations.path / "train")
-        return train_run(folder, shards, variant, training, seeds, metadata, progress)
+        ends = train_runs(of_seeds, shards, variant, training, metadata, progress, store.logs)
+        return {name: ends[seeds_of[name]] for name in folders}
 
-    # How often a state is saved and where it runs changes nothing in the weights that are asked for.
-    inputs = {
-        "variant": _json(variant),
-        "training": _json(training, resume_minutes=True, device=True),
-        "seeds": _json(seeds),
-    }
-    return store.get_or_build(
-        "sae", build, code_version=CODE_VERSION["sae"], inputs=inputs, upstream={"activations": activations}
-    )
+    shared = {"variant": _json(variant), "training": training.decisive()}
+    inputs = [{**shared, "seeds": _json(one)} for one in seeds]
+    code, upstream = CODE_VERSION["sae"], {"activations": activations}
+    seeds_of = {store.fingerprint("sae", code, one, upstream): s for one, s in zip(inputs, seeds, strict=True)}
+    return build_together(store, "sae", code, inputs, upstream, work)
 
 
 def make_pretrained_sae(

@@ -5,9 +5,11 @@ as arguments. Unknown keys, wrong types and impossible values are refused here, 
 """
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sae_core.sweeps import Sweeps
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=80)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
@@ -294,7 +296,7 @@ class PAnnealConfig(SaeConfig):
     l1_coefficient: float = Field(gt=0)
     """Weight of the penalty while it is still L1; it is scaled as p falls, to keep the penalty's size."""
     p_end: float = Field(default=0.2, gt=0, le=1)
-    """Power at the end."""
+    """Last power of the schedule, which ends with training: the smallest one trained with is the value before it."""
     anneal_start: float = Field(default=0.05, ge=0, lt=1)
     """Share of the steps after which p begins to fall."""
     n_updates: int = Field(default=10, ge=2)
@@ -385,21 +387,41 @@ class TrainingConfig(Config):
     """Share of the steps after which the learning rate falls linearly to zero."""
     sparsity_warmup_steps: int = Field(default=5000, ge=0)
     """Steps over which the sparsity penalty rises from zero."""
-    grad_clip: float = Field(default=1.0, gt=0)
-    """Largest norm of the gradient over all parameters."""
+    grad_clip: float | None = Field(default=1.0, gt=0)
+    """Largest norm of the gradient over all parameters; None leaves the gradient as it is."""
+    b_dec_init: Literal["geometric_median", "mean", "zero"] = "geometric_median"
+    """What the decoder bias starts from: a centre of the first batch, or zero."""
+    data_fraction: float = Field(default=1.0, gt=0, le=1)
+    """Share of the contexts of the training text that a run sees, drawn with its ``data_seed``."""
+    on_data_end: Literal["repeat", "stop"] = "repeat"
+    """``repeat`` goes through the training text again, in another order. ``stop`` shows no token twice: where the text
+    holds fewer than ``n_steps`` batches, the run has as many steps as it holds, and all schedules are for those."""
     dead_after_tokens: int = Field(default=10_000_000, ge=1)
     """A feature that did not fire for so many training tokens counts as dead while training."""
     resample_dead: bool = False
     """Standard only: re-initialise features that stay dead, as Bricken et al. 2023 do."""
     resample_at: list[Fraction] = [0.125, 0.25, 0.375, 0.5]
     """Shares of the steps after which ``resample_dead`` acts (Bricken et al. 2023: 25k, 50k, 75k, 100k of 200k)."""
-    checkpoints: list[Annotated[float, Field(ge=0, le=1)]] = []
-    """Shares of the steps after which the SAE is also kept in ``checkpoints/step_<n>``."""
+    checkpoints: list[Annotated[float, Field(ge=0, le=1)]] | Literal["paper"] = "paper"
+    """Shares of the steps after which the SAE is also kept in ``checkpoints/step_<n>``; [] keeps none. ``paper`` is 0,
+    0.1, 0.316, 1, 3.16, 10, 31.6 % and each 10 %: 15 SAEs on disk for each run. The last step needs none: it is the
+    SAE itself."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """``bfloat16`` computes the products of the loss in it (autocast), which GPUs do faster; weights and sums stay
+    float32. On a CPU it only costs: it goes without the sparse step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    watch: list[Literal["tensorboard", "wandb"]] = []
+    """Where the curves can be watched while training goes on: TensorBoard in ``<store>/tensorboard``, Weights & Biases
+    where its environment variables say (with ``WANDB_MODE=offline`` in ``<store>/wandb``). Needs ``pip install
+    sae-concord[tensorboard]`` or ``[wandb]``. Changes no bit."""
     resume_minutes: float = Field(default=1.0, ge=0)
     """Minutes between two states saved for resuming; a killed run loses at most so much."""
     log_every: int = Field(default=50, ge=1)
     """Steps between two points of the training curves."""
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide what comes out, as JSON values: all but where and how watched a run is."""
+        return self.model_dump(mode="json", exclude={"device", "watch", "resume_minutes"})
 
     @model_validator(mode="after")
     def _schedule_fits(self) -> "TrainingConfig":
@@ -563,10 +585,13 @@ class StudyConfig(Config):
     """Name of a model file."""
     hook: str
     """One of the hooks of that model file."""
-    variants: list[VariantConfig] = Field(min_length=1)
+    variants: Annotated[list[VariantConfig], Sweeps()] = Field(min_length=1)
+    """Architectures with their numbers. A value may be a sweep, as in ``k: {sweep: [8, 16, 32]}``: the entry then
+    stands for a variant with each of the values; several sweeps in an entry, for each of their combinations."""
     seeds: list[Annotated[int, Field(ge=0)]]
-    vary: list[Literal["init", "order"]] = ["init"]
-    """What a seed changes: the initial weights, the order of the tokens, or both. What is not named uses seed 0."""
+    vary: list[Literal["init", "order", "data"]] = ["init"]
+    """What a seed changes: the initial weights, the order of the tokens, which ``training.data_fraction`` of the text
+    is seen, or several of them. What is not named uses seed 0."""
     training: TrainingConfig | None = None
     """Needed unless all variants are pretrained."""
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -600,6 +625,11 @@ class StudyConfig(Config):
             raise ValueError("training is missing: a study that trains SAEs says for how long, as in {n_steps: 10000}")
         if not self.vary:
             raise ValueError("vary must name what a seed changes: got nothing; write [init], [order] or [init, order]")
+        if "data" in self.vary and self.training is not None and self.training.data_fraction == 1:
+            raise ValueError(
+                "vary names data, but training.data_fraction is 1, so all seeds would see the same text; set "
+                "training.data_fraction below 1 (0.5: each seed sees a half of its own), or take data out of vary"
+            )
         return self
 
     def variant(self, key: str) -> VariantConfig:
@@ -630,7 +660,8 @@ class StudyConfig(Config):
 
     def run_seeds(self, seed: int) -> "RunSeeds":
         """The named seeds of the run with this study seed."""
-        return RunSeeds(init_seed=seed if "init" in self.vary else 0, order_seed=seed if "order" in self.vary else 0)
+        init, order, data = (seed if name in self.vary else 0 for name in ("init", "order", "data"))
+        return RunSeeds(init_seed=init, order_seed=order, data_seed=data)
 
 
 class RunSeeds(Config):
@@ -640,6 +671,8 @@ class RunSeeds(Config):
     """Initial weights."""
     order_seed: int
     """Order of the training tokens."""
+    data_seed: int = 0
+    """Which contexts are seen, where ``data_fraction`` is below 1."""
 
 
 class Result(BaseModel):

@@ -7,7 +7,7 @@ runs on one machine give equal bits.
 from functools import cache
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8, Int32
 from torch import Tensor
 
 
@@ -30,18 +30,23 @@ def _has_onednn() -> bool:
     return torch.allclose(found, torch.nn.functional.linear(x, rows, bias), atol=1e-6)
 
 
-def coarse_linear(
-    x: Float[Tensor, "batch d_in"], rows: Float[Tensor, "n d_in"], bias: Float[Tensor, " n"]
-) -> tuple[Tensor, Tensor]:
-    """``linear`` in bfloat16, and a bound for each row of ``x`` of how wrong it is before the result is rounded.
+def multiply_int8(x: Int8[Tensor, "batch d_in"], rows: Int8[Tensor, "n d_in"], out: Int32[Tensor, "batch n"]) -> None:
+    """Write ``x rows^T`` to ``out``, exact while d_in is at most 130,000; only where ``has_fast_int8``."""
+    torch._int_mm(x, rows.T, out=out)
 
-    Two factors rounded to 8 bits give a product with a relative error of at most 2^-8 + 2^-18; sums in float32 add
-    2^-23 for each term, generously; by Cauchy-Schwarz the error of a sum is at most that times both norms.
-    """
-    product = torch.nn.functional.linear(x.bfloat16(), rows.bfloat16(), bias.bfloat16())
-    relative = 2**-8 + 2**-18 + 2**-23 * x.shape[1]
-    error = relative * x.norm(dim=1) * rows.norm(dim=1).max() + 2**-8 * bias.abs().max()
-    return product, error
+
+@cache
+def has_fast_int8() -> bool:
+    """Whether the processor multiplies 8-bit integers in hardware and torch has the product (a private operator)."""
+    if not getattr(torch.cpu, "_is_vnni_supported", lambda: False)():
+        return False
+    x, rows = (torch.arange(-n, n, dtype=torch.int8).reshape(-1, 6) for n in (3, 12))
+    found = torch.empty(len(x), len(rows), dtype=torch.int32)
+    try:
+        multiply_int8(x, rows, found)
+    except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+        return False
+    return torch.equal(found, x.int() @ rows.int().T)
 
 
 @cache

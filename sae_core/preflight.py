@@ -28,16 +28,25 @@ def preflight_study(study: StudyConfig, model: ModelConfig, store: ArtifactStore
 
 def _check_training(study: StudyConfig, model: ModelConfig) -> None:
     from sae_core.devices import resolve_device
+    from sae_core.training.observers import require_watchers
+    from sae_core.training.schedules import fitted_to
 
-    if study.training is None:
+    training = study.training
+    if training is None:
         return
-    resolve_device(study.training.device)
-    available, share, batch_size = model.corpus.n_tokens, model.corpus.held_out_fraction, study.training.batch_size
-    if available is not None and available * (1 - share) < batch_size:
-        raise ValueError(
-            f"study {study.name}: too few tokens for one batch: corpus.n_tokens={available} of which {share:.0%} are "
-            f"held out, batch_size={batch_size}; read more tokens or lower batch_size"
-        )
+    resolve_device(training.device)
+    require_watchers(training.watch)
+    available, held_out = model.corpus.n_tokens, model.corpus.held_out_fraction
+    if available is not None:
+        # An upper bound: what is not stored (position 0, special tokens) is known only when the text was read.
+        n_tokens = int(available * (1 - held_out) * training.data_fraction)
+        try:
+            fitted_to(training, n_tokens)
+        except ValueError as error:
+            raise ValueError(
+                f"study {study.name}: of corpus.n_tokens={available:,}, {held_out:.0%} are held out and "
+                f"data_fraction={training.data_fraction:g} of the rest is seen: {error}"
+            ) from None
 
 
 def _check_pretrained(study: StudyConfig) -> None:

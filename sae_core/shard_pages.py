@@ -5,6 +5,7 @@ a page header. Mapping that array reads 1.7 times faster than the Parquet reader
 system's cache.
 """
 
+import mmap
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,9 @@ import torch
 from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor
+
+_ASKED_AT_ONCE = 2**17
+"""Linux cuts a longer request down to what it reads ahead at once: 128 KiB, unless the disk is set up otherwise."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +34,10 @@ class ActivationPages:
     def _ends(self) -> ndarray:
         return np.cumsum([len(page) for page in self.pages])
 
-    @cached_property
-    def _columns(self) -> dict[str, ndarray]:
-        table = pq.read_table(self.path, columns=["token_id", "context_id", "position"])
+    def columns(self, *names: str) -> dict[str, ndarray]:
+        """``token_id``, ``context_id`` or ``position`` of all rows."""
+        table = pq.read_table(self.path, columns=list(names))
         return {name: table[name].to_numpy() for name in table.column_names}
-
-    def columns(self) -> dict[str, ndarray]:
-        """Token ids, context ids and positions of all rows."""
-        return self._columns
 
     def gather(self, rows: Int64[ndarray, " n"]) -> Float[Tensor, "n d_in"]:
         """Some rows, in the given order."""
@@ -59,6 +59,19 @@ class ActivationPages:
             if first < end and stop > begin:
                 pieces.append(page[max(0, first - begin) : stop - begin])
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces or [self.pages[0][:0]])
+
+
+def ask_ahead(path: Path) -> None:
+    """Ask the system to read a file into memory now, in the background and from front to back.
+
+    Rows are gathered in random order, which a disk that has not read them yet answers slowly. Nothing happens for a
+    file that is not there (its use will say so), or on a system that cannot be asked.
+    """
+    if not hasattr(mmap, "MADV_WILLNEED") or not path.exists() or path.stat().st_size == 0:
+        return
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        for start in range(0, len(mapped), _ASKED_AT_ONCE):
+            mapped.madvise(mmap.MADV_WILLNEED, start, min(_ASKED_AT_ONCE, len(mapped) - start))
 
 
 def map_pages(path: Path, d_in: int, dtype: torch.dtype) -> ActivationPages:

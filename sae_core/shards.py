@@ -9,6 +9,11 @@ known offset, which is memory-mapped without a copy. Lists would read ten times 
 
     table = pq.read_table("shard-00000.parquet")
     x = np.frombuffer(b"".join(table["activation"].to_pylist()), np.float16).reshape(-1, d_in)
+
+Batches take the rows of a shard in random order, but of one shard after the other: when the reading of one begins, the
+system is asked to read the next one in the background (``madvise``), so a disk that has nothing in memory yet sees
+files read from front to back. The first use of a shard reads it from front to back anyway, for its digest. Training
+takes its batches through ``prefetch``, so that a thread gathers the next ones during a step.
 """
 
 import json
@@ -17,10 +22,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor
 
+from sae_core.context_draws import is_drawn
 from sae_core.shard_files import (
     DTYPES,
     FORMAT_VERSION,
@@ -34,7 +40,8 @@ from sae_core.shard_files import (
     write_index,
     write_shard,
 )
-from sae_core.shard_pages import ActivationPages, map_pages
+from sae_core.shard_pages import ActivationPages, ask_ahead, map_pages
+from sae_core.shuffled_batches import shuffled_batches
 from sae_core.store import digest_file
 
 __all__ = [
@@ -43,6 +50,7 @@ __all__ = [
     "ShardEntry",
     "ShardError",
     "ShardIndex",
+    "ShardSubset",
     "Shards",
     "open_shards",
     "write_index",
@@ -51,12 +59,18 @@ __all__ = [
 ]
 
 
+_OPEN_AT_ONCE = 8
+"""Shards mapped at a time: each holds a file open, and there may be thousands of shards."""
+
+
 class Shards:
     """A folder of shards, opened by ``open_shards``; a shard's digest is checked when it is first used."""
 
     def __init__(self, folder: Path, index: ShardIndex):
         self.folder, self.index = folder, index
+        self._verified: set[int] = set()
         self._pages: dict[int, ActivationPages] = {}
+        self._ids: dict[int, dict[str, ndarray]] = {}
 
     @property
     def n_tokens(self) -> int:
@@ -101,27 +115,28 @@ class Shards:
                 f"batch_size must be between 1 and the {self.n_tokens:,} tokens in {self.folder}: got {batch_size:,}; "
                 "lower training.batch_size or read more text"
             )
-        return self._batches(batch_size, seed, start)  # so that the refusal comes now, not with the first batch
+        sizes = [entry.n_tokens for entry in self.index.shards]
+        return shuffled_batches(sizes, self.gather, batch_size, seed, start, self.ask_ahead)
 
-    def _batches(self, batch_size: int, seed: int, start: int) -> Iterator[Tensor]:
-        epoch, batch = divmod(start, self.n_tokens // batch_size)
-        while True:
-            order = np.random.default_rng([seed, epoch]).permutation(self.n_shards)
-            ends = np.cumsum([self.index.shards[i].n_tokens for i in order])
-            rows: dict[int, ndarray] = {}
-            for first in range(batch * batch_size, self.n_tokens - batch_size + 1, batch_size):
-                pieces = []
-                at, k = first, int(np.searchsorted(ends, first, side="right"))
-                while at < first + batch_size:
-                    shard, begin = int(order[k]), int(ends[k - 1]) if k else 0
-                    if shard not in rows:
-                        n = self.index.shards[shard].n_tokens
-                        rows = {shard: np.random.default_rng([seed, epoch, shard]).permutation(n)}
-                    stop = min(first + batch_size, int(ends[k]))
-                    pieces.append(self._open(shard).gather(rows[shard][at - begin : stop - begin]))
-                    at, k = stop, k + 1
-                yield (pieces[0] if len(pieces) == 1 else torch.cat(pieces)).float()
-            epoch, batch = epoch + 1, 0
+    def subset(self, fraction: float, seed: int) -> "ShardSubset":
+        """The rows of a share of the contexts, each drawn with probability ``fraction``.
+
+        Reads the context ids of all shards once, a shard at a time.
+        """
+        return ShardSubset(self, fraction, seed)
+
+    def gather(self, i: int, rows: Int64[ndarray, " n"]) -> Float[Tensor, "n d_in"]:
+        """Some rows of a shard, in the given order and the stored format."""
+        return self._open(i).gather(rows)
+
+    def ask_ahead(self, i: int) -> None:
+        """Let the system read a shard in the background."""
+        ask_ahead(self.folder / self.index.shards[i].file)
+
+    def context_ids(self, i: int) -> Int64[ndarray, " n"]:
+        """Contexts of all rows of a shard."""
+        ids: Int64[ndarray, " n"] = self._map(i).columns("context_id")["context_id"]
+        return ids
 
     def read(self, i: int) -> ShardData:
         """All rows of a shard, in stored order."""
@@ -154,20 +169,85 @@ class Shards:
             )
 
     def _open(self, i: int) -> ActivationPages:
-        if i not in self._pages:
+        if i not in self._verified:
             self._verify(i)
+            self._verified.add(i)
+        return self._map(i)
+
+    def _map(self, i: int) -> ActivationPages:
+        if i not in self._pages:
+            if len(self._pages) >= _OPEN_AT_ONCE:
+                del self._pages[next(iter(self._pages))]
             self._pages[i] = map_pages(self.folder / self.index.shards[i].file, self.d_in, DTYPES[self.dtype])
         return self._pages[i]
 
+    def _columns(self, i: int) -> dict[str, ndarray]:
+        if i not in self._ids:
+            self._ids = {i: self._map(i).columns("token_id", "context_id", "position")}
+        return self._ids[i]
+
     def _rows(self, i: int, first: int, stop: int) -> ShardData:
-        pages = self._open(i)
-        ids = pages.columns()
+        pages, ids = self._open(i), self._columns(i)
         return ShardData(
             pages.between(first, stop).to(torch.float32, copy=True),
             ids["token_id"][first:stop],
             ids["context_id"][first:stop],
             ids["position"][first:stop],
         )
+
+
+class ShardSubset:
+    """The rows of the contexts that were drawn; made by ``Shards.subset``.
+
+    Kept in memory are the number of rows drawn of every shard, and which they are of the one that is read now.
+    """
+
+    def __init__(self, shards: Shards, fraction: float, seed: int):
+        self._shards, self.fraction, self.seed = shards, fraction, seed
+        self._rows_of: dict[int, Int64[ndarray, " n"]] = {}
+        self._sizes = [len(self._drawn_rows(i)) for i in range(shards.n_shards)]
+
+    @property
+    def n_tokens(self) -> int:
+        """Rows of the contexts drawn."""
+        return sum(self._sizes)
+
+    @property
+    def d_in(self) -> int:
+        """Width of an activation."""
+        return self._shards.d_in
+
+    @property
+    def mean_squared_norm(self) -> float:
+        """That of *all* tokens, not only of those drawn.
+
+        Runs that draw other contexts then train on one scale, so that losses, penalties and thresholds mean the same
+        in all of them; and no pass over the activations is needed.
+        """
+        return self._shards.mean_squared_norm
+
+    def batches(self, batch_size: int, seed: int, start: int = 0) -> Iterator[Float[Tensor, "batch d_in"]]:
+        """As ``Shards.batches``, from the contexts drawn alone.
+
+        Raises:
+            ValueError: if they have fewer tokens than ``batch_size``.
+            ShardError: if a shard's digest is wrong.
+        """
+        if not 1 <= batch_size <= self.n_tokens:
+            raise ValueError(
+                f"batch_size must be between 1 and the {self.n_tokens:,} tokens drawn from {self._shards.folder} "
+                f"(data_fraction {self.fraction:g}, data_seed {self.seed}): got {batch_size:,}; lower "
+                "training.batch_size, raise training.data_fraction or read more text"
+            )
+        return shuffled_batches(self._sizes, self._gather, batch_size, seed, start, self._shards.ask_ahead)
+
+    def _gather(self, shard: int, rows: Int64[ndarray, " n"]) -> Float[Tensor, "n d_in"]:
+        if shard not in self._rows_of:
+            self._rows_of = {shard: self._drawn_rows(shard)}
+        return self._shards.gather(shard, self._rows_of[shard][rows])
+
+    def _drawn_rows(self, shard: int) -> Int64[ndarray, " n"]:
+        return np.flatnonzero(is_drawn(self._shards.context_ids(shard), self.fraction, self.seed))
 
 
 def open_shards(folder: str | Path) -> Shards:

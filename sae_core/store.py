@@ -187,6 +187,13 @@ class ArtifactStore:
             scratch = Path(self.root.path) / ".staging" if self.is_local else Path.home() / ".cache" / "sae-concord"
         self.scratch = Path(scratch)
 
+    @property
+    def logs(self) -> Path:
+        """Local folder for what is written to be watched and is no artifact: beside the artifacts, where the root is
+        local, else the scratch folder.
+        """
+        return Path(self.root.path) if self.is_local else self.scratch
+
     def fingerprint(
         self, kind: str, code_version: str, inputs: Mapping[str, Any], upstream: Mapping[str, Artifact]
     ) -> str:

@@ -21,6 +21,22 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="session")
+def saelens_python():
+    """A Python with SAELens."""
+    from tests.peer_environments import python_with
+
+    return python_with("sae_lens", "torch==2.13.0", "sae-lens==6.54.12")
+
+
+@pytest.fixture(scope="session")
+def dictionary_learning_python():
+    """A Python with dictionary_learning."""
+    from tests.peer_environments import python_with
+
+    return python_with("dictionary_learning", "torch==2.13.0", "dictionary-learning==0.1.0")
+
+
 @pytest.fixture
 def store(tmp_path):
     from sae_core.store import ArtifactStore

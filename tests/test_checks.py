@@ -6,7 +6,14 @@ import dagster as dg
 import pytest
 
 from assets import checks
-from sae_core.config import ChecksConfig, StandardConfig, TopKConfig
+from sae_core.config import (
+    BatchTopKConfig,
+    ChecksConfig,
+    JumpReLUConfig,
+    MatryoshkaBatchTopKConfig,
+    StandardConfig,
+    TopKConfig,
+)
 
 KEY = dg.AssetKey("x")
 LIMITS = ChecksConfig()
@@ -32,6 +39,24 @@ def test_a_poor_sae_warns_and_does_not_block(changes, failed):
     results = checks.sae_checks(KEY, artifact(), evaluation(**changes), TopKConfig(d_sae=64, k=16), LIMITS)
     assert {name for name, passed in outcome(results).items() if not passed} == failed
     assert {r.severity for r in results if not r.passed} <= {dg.AssetCheckSeverity.WARN}
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        TopKConfig(d_sae=64, k=16),
+        BatchTopKConfig(d_sae=64, k=16),
+        MatryoshkaBatchTopKConfig(d_sae=64, k=16, group_fractions=[0.5, 0.5]),
+        JumpReLUConfig(d_sae=64, target_l0=16),
+    ],
+    ids=lambda v: v.architecture,
+)
+def test_an_sae_is_held_to_its_target_l0_where_it_has_one(variant):
+    passed = [
+        outcome(checks.sae_checks(KEY, artifact(), evaluation(l0=l0), variant, LIMITS))["l0_on_target"]
+        for l0 in (10.0, 16.0, 25.0)
+    ]
+    assert passed == [False, True, False]
 
 
 def test_an_sae_without_a_target_l0_is_not_judged_by_it():

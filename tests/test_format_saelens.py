@@ -1,10 +1,7 @@
 """The SAELens layout: what its configurations say, old and new, and what SAELens itself computes."""
 
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,6 +16,7 @@ from tests.tiny_saes import (
     D_SAE,
     KINDS,
     SKIP,
+    TRAINED,
     TRANSCODER,
     VARIANTS,
     edit,
@@ -253,28 +251,11 @@ for folder in sorted(Path(sys.argv[1]).glob("ours*")):
 """
 
 
-@pytest.fixture(scope="module")
-def saelens_python():
-    """A Python with SAELens, in an environment of its own: it pins what we do not. Installed on the first run.
-
-    ``SAE_LENS_PYTHON`` names one that is there already.
-    """
-    if python := os.environ.get("SAE_LENS_PYTHON"):
-        return python
-    folder = Path(__file__).resolve().parent.parent / ".concord" / "peers" / "sae_lens"
-    python = folder / "bin" / "python"
-    if not (folder / "installed").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        for package in ("torch==2.13.0", "sae-lens==6.54.12"):
-            subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=True)
-        (folder / "installed").touch()
-    return str(python)
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_saelens_computes_the_same_features_from_every_sae_that_was_saved(tmp_path, x, saelens_python):
     saes = [sae_of(architecture, conventions) for architecture, conventions in KINDS]
+    saes += [random_sae(variant).finished() for variant in TRAINED]
     torch.save(x, tmp_path / "x.pt")
     for number, sae in enumerate(saes):
         save_sae(sae, tmp_path / f"ours{number:02d}", {"model_name": "tiny"})

@@ -7,7 +7,7 @@ import torch
 from sae_core.config import TopKConfig
 from sae_core.formats import FORMATS, WRITABLE, Format, WritableFormat, load_dictionary, load_sae, save_sae
 from sae_core.formats.checkpoint import Checkpoint, check, to_sae
-from tests.tiny_saes import D_IN, D_SAE, KINDS, VARIANTS, random_sae, sae_of
+from tests.tiny_saes import D_IN, D_SAE, KINDS, TRAINED, VARIANTS, random_sae, sae_of
 
 
 @pytest.fixture
@@ -30,6 +30,20 @@ def test_an_sae_that_was_saved_loads_with_the_same_bits(tmp_path, x, architectur
     assert np.array_equal(found.W_dec, sae.W_dec.numpy())
     assert np.array_equal(found.W_enc, sae.W_enc.numpy())
     assert (found.name, found.architecture, found.source.format) == ("sae", architecture, "saelens")
+
+
+@pytest.mark.parametrize("variant", TRAINED, ids=lambda v: v.architecture)
+def test_every_trained_sae_comes_back_from_its_file_for_raw_activations(tmp_path, x, variant):
+    sae = random_sae(variant)
+    finished = sae.finished()
+    codes, x_hat = sae.finished().encode(0.25 * x), sae(0.25 * x)
+    save_sae(finished.fold_scale(0.25), tmp_path)
+    loaded = load_sae(tmp_path)
+    assert loaded.architecture in ("standard", "topk", "jumprelu", "gated")
+    assert torch.equal(loaded.encode(x), finished.encode(x))
+    assert torch.equal(loaded(x), finished(x))
+    assert torch.allclose(loaded.encode(x), 4 * codes, atol=1e-4)
+    assert torch.allclose(loaded(x), 4 * x_hat, atol=1e-4)
 
 
 def test_half_precision_weights_load_as_float32(tmp_path):

@@ -4,10 +4,7 @@ The files in ``data`` are made by ``data/make_peer_checkpoints.py``, with what t
 """
 
 import json
-import os
 import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -247,25 +244,6 @@ for folder in Path(sys.argv[1]).glob("*/"):
     codes = sae.encode(x)
     torch.save({"codes": codes.detach(), "x_hat": sae.decode(codes).detach()}, folder / "theirs.pt")
 """
-
-
-@pytest.fixture(scope="module")
-def dictionary_learning_python():
-    """A Python with dictionary_learning, in an environment of its own: it pins what we do not. Installed once.
-
-    ``DICTIONARY_LEARNING_PYTHON`` names one that is there already.
-    """
-    if python := os.environ.get("DICTIONARY_LEARNING_PYTHON"):
-        return python
-    folder = Path(__file__).resolve().parent.parent / ".concord" / "peers" / "dictionary_learning"
-    python = folder / "bin" / "python"
-    if not (folder / "installed").exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
-        for package in ("torch==2.13.0", "dictionary-learning==0.1.0"):
-            if subprocess.run([python, "-m", "pip", "install", "--quiet", package], check=False).returncode:
-                pytest.skip(f"{package} cannot be installed here; name an environment in DICTIONARY_LEARNING_PYTHON")
-        (folder / "installed").touch()
-    return str(python)
 
 
 @pytest.mark.slow

@@ -44,6 +44,7 @@ def study_config(**changes):
                 "warmup_steps": 5,
                 "sparsity_warmup_steps": 10,
                 "log_every": 10,
+                "checkpoints": [],
             },
             "evaluation": {"n_loss_contexts": 8},
             "explanations": {"min_activations": 3},
@@ -120,6 +121,10 @@ def test_the_ui_gets_numbers_tables_and_the_way_to_the_artifact(world):
     assert 0 < metadata["pw_mcc"].value <= 1
     folder = Path(metadata["path"].value)
     assert pq.read_table(folder / "features.parquet").num_rows == 2 * 48
+    trained = instance.get_latest_data_version_record(keys.sae, False, run_key("topk-d48-k4", 1))
+    curves = trained.asset_materialization.metadata
+    assert curves["training/tokens_per_second"].value > 0
+    assert [point.data["step"] for point in curves["training curves"].records] == [10, 20, 30, 40, 50, 60]
     report = instance.get_latest_materialization_event(keys.report).asset_materialization.metadata
     assert report["table"].value.startswith("| ")
     assert "data:image/png;base64," in report["figure: report"].value

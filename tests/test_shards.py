@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from sae_core import shard_files
-from sae_core.shard_pages import map_pages
+from sae_core import shards as shards_module
+from sae_core.shard_pages import ask_ahead, map_pages
 from sae_core.shards import ShardData, ShardError, open_shards, write_shard, write_shards
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
@@ -210,6 +211,100 @@ def test_an_altered_shard_is_refused_when_it_is_first_used(shards):
         take(shards.batches(8, seed=0), 5)
     with pytest.raises(ShardError, match="it was altered"):
         shards.verify()
+
+
+# --- a share of the contexts -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def many(tmp_path):
+    """4,000 rows in 1,000 contexts, in shards of 1,000."""
+    return write_shards(tmp_path / "many", [rows(1000, first=1000 * i) for i in range(4)], "float32")
+
+
+def seen(shards, fraction, seed):
+    """Rows of an epoch of a subset."""
+    subset = shards.subset(fraction, seed)
+    return set(counted(take(subset.batches(1, seed=0), subset.n_tokens)))
+
+
+def test_a_subset_has_whole_contexts_about_as_many_as_asked_for(many):
+    found = seen(many, 0.3, seed=1)
+    contexts = {row // 4 for row in found}
+    assert len(found) == 4 * len(contexts) == many.subset(0.3, 1).n_tokens
+    assert abs(len(contexts) - 300) < 60
+
+
+def test_the_seed_draws_the_contexts_and_a_larger_share_holds_a_smaller_one(many):
+    half = seen(many, 0.5, seed=1)
+    assert half == seen(many, 0.5, seed=1)
+    assert seen(many, 0.2, seed=1) < half
+    other = seen(many, 0.5, seed=2)
+    # Independent: a quarter of all rows is in both.
+    assert 700 < len(half & other) < 1300
+    assert seen(many, 1.0, seed=1) == set(range(4000))
+
+
+def test_a_subset_has_epochs_and_resumes_like_the_whole(many):
+    subset = many.subset(0.4, seed=3)
+    n = subset.n_tokens // 64
+    whole = take(subset.batches(64, seed=5), 2 * n)
+    first, second = counted(whole[:n]), counted(whole[n:])
+    assert len(set(first)) == len(first)
+    assert set(first) | set(second) <= seen(many, 0.4, seed=3)
+    assert first != second
+    for start in (1, n - 1, n, n + 2):
+        assert torch.equal(whole[start], next(subset.batches(64, seed=5, start=start)))
+
+
+def test_all_contexts_in_the_order_of_the_seed_are_the_whole(many):
+    for left, right in zip(take(many.batches(64, 7), 70), take(many.subset(1.0, 9).batches(64, 7), 70), strict=True):
+        assert torch.equal(left, right)
+
+
+def test_a_shard_of_which_no_context_was_drawn_is_passed_over(tmp_path):
+    # One context in each shard, so that most shards of a small share are empty.
+    data = [rows(8, first=8 * i) for i in range(40)]
+    data = [ShardData(d.activations, d.token_ids, np.full(8, i), d.positions) for i, d in enumerate(data)]
+    shards = write_shards(tmp_path / "s", data, "float32")
+    subset = shards.subset(0.2, seed=0)
+    assert 0 < subset.n_tokens < 200
+    assert len(set(counted(take(subset.batches(8, 1), subset.n_tokens // 8)))) == subset.n_tokens
+
+
+def test_a_subset_has_the_scale_of_the_whole_and_says_what_it_is_when_it_is_too_small(many):
+    subset = many.subset(0.01, seed=0)
+    assert (subset.mean_squared_norm, subset.d_in) == (many.mean_squared_norm, 6)
+    with pytest.raises(ValueError, match=r"tokens drawn from .* \(data_fraction 0.01, data_seed 0\): got 2,000; lower"):
+        subset.batches(2000, seed=0)
+
+
+# --- reading ahead -----------------------------------------------------------------------------------------------
+
+
+def test_the_next_shard_is_asked_for_when_the_reading_of_one_begins(shards, monkeypatch):
+    asked = []
+    monkeypatch.setattr(shards_module, "ask_ahead", lambda path: asked.append(path.name))
+    opened = []
+    verify = shards._verify
+    monkeypatch.setattr(shards, "_verify", lambda i: (opened.append(f"shard-{i:05d}.parquet"), verify(i)))
+    take(shards.batches(8, seed=0), 5)
+    assert asked == opened[1:]
+    assert len(opened) == 3
+
+
+def test_a_file_that_is_not_there_is_not_asked_for(tmp_path):
+    ask_ahead(tmp_path / "missing")
+    (tmp_path / "empty").touch()
+    ask_ahead(tmp_path / "empty")
+    (tmp_path / "large").write_bytes(bytes(300_000))
+    ask_ahead(tmp_path / "large")
+
+
+def test_a_few_files_are_open_however_many_there_are(tmp_path):
+    shards = write_shards(tmp_path / "s", [rows(4, first=4 * i) for i in range(50)])
+    assert sorted(counted(take(shards.batches(10, seed=0), 20))) == list(range(200))
+    assert len(shards._pages) == shards_module._OPEN_AT_ONCE
 
 
 def test_a_missing_shard_is_refused(shards):

@@ -1,4 +1,4 @@
-"""The parts of a training step: gradients held equal to autograd, kernels to brute force, updates to formulas."""
+"""The parts of a training step besides gradients: kernels held equal to brute force, updates to formulas."""
 
 import numpy as np
 import pytest
@@ -8,93 +8,25 @@ from hypothesis import strategies as st
 
 from sae_core import encoder_products as products
 from sae_core.architectures import Moment, Standard, build
-from sae_core.config import StandardConfig, TopKConfig, TrainingConfig
+from sae_core.config import StandardConfig, TrainingConfig
 from sae_core.kernel_options import torch_threads
-from sae_core.training import codes as training_codes
 from sae_core.training import selection_kernels as kernels
-from sae_core.training.gradients import AutogradGradients, SparseGradients, choose_gradients
+from sae_core.training.gradients import AutogradGradients
 from sae_core.training.initial_values import geometric_median, resample
 from sae_core.training.optimiser import ConstrainedAdam
 from sae_core.training.schedules import learning_rate_factor, sparsity_factor
 
 D_IN, D_SAE = 12, 50
-VARIANTS = [
-    TopKConfig(d_sae=D_SAE, k=1),
-    TopKConfig(d_sae=D_SAE, k=7),
-    TopKConfig(d_sae=D_SAE, k=49),
-    TopKConfig(d_sae=D_SAE, k=7, aux_k=3),
-    StandardConfig(d_sae=D_SAE, l1_coefficient=0.3),
-]
+STANDARD = StandardConfig(d_sae=D_SAE, l1_coefficient=0.3)
 
 
-def random_sae(variant, seed=0):
-    sae = build(variant, D_IN, seed)
+def random_sae(seed=0):
+    sae = build(STANDARD, D_IN, seed)
     generator = torch.Generator().manual_seed(seed)
     sae.b_enc.data.normal_(-0.3, 0.3, generator=generator)
     sae.b_dec.data.normal_(generator=generator)
     sae.W_enc.data.add_(0.1 * torch.randn(D_IN, D_SAE, generator=generator))
     return sae
-
-
-def gradients_of(compute, sae, x, dead):
-    numbers = compute(x, Moment(sparsity_scale=0.7, dead=dead))
-    return numbers, {name: parameter.grad.clone() for name, parameter in sae.named_parameters()}
-
-
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: v.key)
-@pytest.mark.parametrize("n_dead", [0, 1, 20, 50])
-@pytest.mark.parametrize("coarse", [False, True])
-def test_sparse_gradients_are_those_of_autograd(variant, n_dead, coarse, monkeypatch):
-    monkeypatch.setattr(products, "has_fast_bfloat16", lambda: coarse)
-    monkeypatch.setattr(training_codes, "DENSE_SHARE", 1.0)
-    monkeypatch.setattr(training_codes, "CHUNK", 32)
-    sae = random_sae(variant)
-    x = torch.randn(75, D_IN, generator=torch.Generator().manual_seed(5))
-    dead = (torch.arange(D_SAE) < n_dead) if n_dead else None
-    expected, reference = gradients_of(AutogradGradients(sae), sae, x, dead)
-    found, sparse = gradients_of(SparseGradients(sae, sae.sparse_rule()), sae, x, dead)
-    for name in reference:
-        assert torch.allclose(sparse[name], reference[name], rtol=1e-4, atol=1e-6), name
-        assert sparse[name].stride() == sae.get_parameter(name).stride()
-    assert found.loss == pytest.approx(expected.loss, rel=1e-5)
-    assert found.error == pytest.approx(expected.error, rel=1e-5)
-    assert found.l0 == expected.l0
-    assert torch.equal(found.fired, expected.fired)
-
-
-def test_codes_that_are_not_sparse_go_through_dense_products_with_the_same_numbers():
-    sae = random_sae(VARIANTS[-1])
-    sae.b_enc.data.fill_(5.0)
-    x = torch.randn(40, D_IN, generator=torch.Generator().manual_seed(5))
-    expected, reference = gradients_of(AutogradGradients(sae), sae, x, None)
-    found, sparse = gradients_of(SparseGradients(sae, sae.sparse_rule()), sae, x, None)
-    assert all(torch.equal(sparse[name], reference[name]) for name in reference)
-    assert found.loss == expected.loss
-    assert found.l0 == expected.l0
-
-
-def test_a_batch_on_which_nothing_fires_moves_the_decoder_bias_only():
-    sae = random_sae(VARIANTS[-1])
-    sae.b_enc.data.fill_(-100.0)
-    found, gradients = gradients_of(SparseGradients(sae, sae.sparse_rule()), sae, torch.ones(4, D_IN), None)
-    assert found.l0 == 0
-    assert not found.fired.any()
-    assert torch.allclose(gradients.pop("b_dec"), 2 * (sae.b_dec.detach() - 1))
-    assert not any(gradient.any() for gradient in gradients.values())
-
-
-def test_the_reference_is_used_where_the_kernels_cannot():
-    sae = random_sae(VARIANTS[0])
-    assert choose_gradients(sae).name == "sparse"
-    assert choose_gradients(sae, reference=True).name == "autograd"
-    assert choose_gradients(sae.double()).name == "autograd"
-
-
-def test_an_encoder_in_another_layout_is_refused():
-    sae = random_sae(VARIANTS[0])
-    sae.W_enc.data = sae.W_enc.data.contiguous()
-    with pytest.raises(ValueError, match="W_enc stored feature by feature"):
-        choose_gradients(sae)
 
 
 def selected(pre, k):
@@ -152,7 +84,7 @@ def test_the_coarse_product_is_as_wrong_as_it_says_at_most():
 
 
 def test_a_gradient_that_is_not_finite_is_refused():
-    sae = random_sae(VARIANTS[-1])
+    sae = random_sae()
     for parameter in sae.parameters():
         parameter.grad = torch.full_like(parameter, 1e30)
     with pytest.raises(ValueError, match="the norm of the gradient became inf; lower lr"):
@@ -244,7 +176,7 @@ def test_resampling_points_dead_features_at_badly_reconstructed_inputs():
 
 
 def test_forgetting_zeroes_the_moments_of_those_features_only():
-    sae = random_sae(VARIANTS[-1])
+    sae = random_sae()
     adam = ConstrainedAdam(sae, 1.0)
     AutogradGradients(sae)(torch.randn(64, D_IN, generator=torch.Generator().manual_seed(0)), Moment())
     adam.step(0.01)

@@ -6,10 +6,29 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sae_core.architectures import Conventions, build, create
-from sae_core.config import StandardConfig, TopKConfig
+from sae_core.config import (
+    BatchTopKConfig,
+    GatedConfig,
+    JumpReLUConfig,
+    MatryoshkaBatchTopKConfig,
+    PAnnealConfig,
+    StandardAprilConfig,
+    StandardConfig,
+    TopKConfig,
+)
 
 D_IN, D_SAE, D_OUT = 8, 24, 6
 VARIANTS = [TopKConfig(d_sae=D_SAE, k=3), StandardConfig(d_sae=D_SAE, l1_coefficient=0.1)]
+TRAINED = [
+    *VARIANTS,
+    StandardAprilConfig(d_sae=D_SAE, l1_coefficient=0.1),
+    BatchTopKConfig(d_sae=D_SAE, k=3, threshold_start_steps=2),
+    MatryoshkaBatchTopKConfig(d_sae=D_SAE, k=3, group_fractions=[0.25, 0.25, 0.5], threshold_start_steps=2),
+    JumpReLUConfig(d_sae=D_SAE, target_l0=3),
+    GatedConfig(d_sae=D_SAE, l1_coefficient=0.1),
+    PAnnealConfig(d_sae=D_SAE, l1_coefficient=0.1, n_updates=5, n_recent=3),
+]
+"""Every architecture, as it is trained."""
 NORMALIZED = [Conventions(normalize=name) for name in ("constant_norm_rescale", "layer_norm")]
 TRANSCODER = Conventions(d_out=D_OUT, is_transcoder=True, subtract_b_dec=False)
 SKIP = Conventions(d_out=D_OUT, is_transcoder=True, has_skip=True, subtract_b_dec=False)
@@ -20,12 +39,22 @@ KINDS = [
 ]  # fmt: skip
 
 
+def hand_made(sae):
+    """Features along the axes (1, 0), (0, 1), (-1, 0), read and written with unit weights."""
+    directions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]])
+    sae.W_dec.data.copy_(directions)
+    sae.W_enc.data.copy_(directions.T)
+    return sae
+
+
 def filled(sae):
-    """The same SAE with random parameters; thresholds positive."""
+    """The same SAE with random parameters; thresholds positive, also a running one."""
     for seed, (name, parameter) in enumerate(sae.requires_grad_(False).named_parameters()):
         parameter.normal_(generator=torch.Generator().manual_seed(seed))
         if name == "threshold":
             parameter.abs_()
+    if "threshold" in dict(sae.named_buffers()):
+        sae.threshold.fill_(0.7)
     return sae
 
 

@@ -17,7 +17,7 @@ from sae_core.architectures.p_anneal import PAnneal
 from sae_core.architectures.standard import Standard
 from sae_core.architectures.standard_april import StandardApril
 from sae_core.architectures.topk import TopK
-from sae_core.architectures.trainable import Loss, Moment, SparseRule, TrainableSae, trainable
+from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, SparseRule, TrainableSae, trainable
 from sae_core.config import SaeConfig
 
 ARCHITECTURES: dict[str, type[Sae]] = {
@@ -63,6 +63,7 @@ def create(architecture: str, d_in: int, d_sae: int, **settings: Any) -> Sae:
 
 __all__ = [
     "ARCHITECTURES",
+    "WITHOUT_WARMUP",
     "BatchTopK",
     "Conventions",
     "Gated",

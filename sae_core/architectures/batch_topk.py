@@ -12,6 +12,7 @@ from sae_core.architectures.trainable import (
     WITHOUT_WARMUP,
     Loss,
     Moment,
+    SparseRule,
     TrainableSae,
     auxiliary_loss,
     copied_into,
@@ -28,9 +29,10 @@ class RunningThreshold(TrainableSae):
     is earlier. Before, it is -1.
     """
 
+    in_activation_units = ("b_enc", "b_dec", "threshold")
     observes = True
     threshold: Tensor
-    """Scalar."""
+    """Scalar; negative before it starts, when every positive code is kept in use."""
 
     def __init__(
         self,
@@ -67,6 +69,10 @@ class RunningThreshold(TrainableSae):
         if dead is None or self.aux_k_coefficient == 0:
             return residual.new_zeros(())
         return self.aux_k_coefficient * auxiliary_loss(pre[:, dead], self.W_dec[dead], residual.detach(), self.aux_k)
+
+    def sparse_rule(self, moment: Moment) -> SparseRule:
+        """The largest codes of a batch."""
+        return SparseRule(k=self.k, over_batch=True, aux_k=self.aux_k, aux_coefficient=self.aux_k_coefficient)
 
     @torch.no_grad()
     def observe(self, values: Float[Tensor, " n_active"], n_tokens: int, moment: Moment) -> None:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_core.architectures.base import TRAINED_HERE, Conventions
-from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, TrainableSae, squared_error
+from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, TrainableSae, needed, squared_error
 
 
 @final
@@ -17,6 +17,7 @@ class Gated(TrainableSae):
     architecture = "gated"
     in_activation_units = ("b_gate", "b_mag", "b_dec")
     adam_betas = (0.0, 0.999)
+    loss_needs = "l1_coefficient"
 
     def __init__(
         self,
@@ -45,11 +46,9 @@ class Gated(TrainableSae):
 
         The last, the auxiliary task, teaches the gates; the decoder learns nothing from it.
         """
-        if self.l1_coefficient is None:
-            raise ValueError("this Gated SAE was loaded without an l1_coefficient: give it one before training it")
         pre = self.pre_activations(x)
         codes, gates = self.activate(pre), (pre + self.b_gate).relu()
         error = squared_error(x, self.decode(codes))
         from_gates = squared_error(x, gates @ self.W_dec.detach() + self.b_dec.detach())
-        penalty = self.l1_coefficient * moment.sparsity_scale * gates.sum(-1).mean()
+        penalty = needed(self, "l1_coefficient") * moment.sparsity_scale * gates.sum(-1).mean()
         return Loss(error + penalty + from_gates, error, codes)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sae_core.architectures.base import TRAINED_HERE, Conventions
-from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, TrainableSae, squared_error
+from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, TrainableSae, needed, squared_error
 
 
 @final
@@ -20,6 +20,7 @@ class JumpReLU(TrainableSae):
     architecture = "jumprelu"
     in_activation_units = ("b_enc", "b_dec", "threshold")
     adam_betas = (0.0, 0.999)
+    loss_needs = "target_l0"
     trained_with = Conventions(subtract_b_dec=False)
 
     def __init__(
@@ -48,17 +49,15 @@ class JumpReLU(TrainableSae):
         L0 ``-1 / bandwidth`` times the window, where the window is one for values closer than half a bandwidth.
         As in the training code of the paper on consistency, the window of L0 is laid over the *codes*.
         """
-        if self.target_l0 is None:
-            raise ValueError("this JumpReLU SAE was loaded without a target_l0: give it one before training it")
         codes = _Jump.apply(self.pre_activations(x), self.threshold, self.bandwidth)  # type: ignore[no-untyped-call]
         error = squared_error(x, self.decode(codes))
         l0 = _Step.apply(codes, self.threshold, self.bandwidth).sum(-1).mean()  # type: ignore[no-untyped-call]
-        penalty = self.sparsity_coefficient * moment.sparsity_scale * (l0 / self.target_l0 - 1).pow(2)
+        penalty = self.sparsity_coefficient * moment.sparsity_scale * (l0 / needed(self, "target_l0") - 1).pow(2)
         return Loss(error + penalty, error, codes)
 
     def watched(self) -> dict[str, float]:
         """The mean threshold."""
-        return {"threshold": float(self.threshold.mean())}
+        return {"threshold": float(self.threshold.detach().mean())}
 
 
 def _window(value: Tensor, threshold: Tensor, bandwidth: float) -> Tensor:

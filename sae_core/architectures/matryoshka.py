@@ -1,5 +1,7 @@
 """Matryoshka BatchTopK SAE (Bussmann et al. 2025): every prefix of the dictionary reconstructs by itself."""
 
+from dataclasses import replace
+from itertools import accumulate
 from typing import final
 
 import torch
@@ -7,14 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.architectures.batch_topk import RunningThreshold
-from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, squared_error
+from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, SparseRule, squared_error
 
 
 @final
 class MatryoshkaBatchTopK(RunningThreshold):
-    """BatchTopK codes; the loss is the weighted mean of the errors of nested dictionaries, the last being the whole.
+    """BatchTopK codes; the loss is the mean of the weighted errors of nested dictionaries, the last being the whole.
 
-    Group i begins where group i - 1 ends, and nested dictionary i consists of the groups up to i.
+    Group i begins where group i - 1 ends, and nested dictionary i consists of the groups up to i. Without weights each
+    of n errors has the weight 1 / n before the mean is taken, as in dictionary_learning: aux-k counts n times as much
+    beside them as it would beside their mean.
     """
 
     architecture = "matryoshka_batch_topk"
@@ -58,3 +62,9 @@ class MatryoshkaBatchTopK(RunningThreshold):
         weights = torch.tensor(self.group_weights, dtype=x.dtype, device=x.device)
         nested = (weights * torch.stack(errors)).mean()
         return Loss(nested + self.auxiliary(pre, x - x_hat, moment), errors[-1], codes)
+
+    def sparse_rule(self, moment: Moment) -> SparseRule:
+        """The largest codes of a batch, in nested dictionaries."""
+        weights = [weight / len(self.group_sizes) for weight in self.group_weights]
+        nested = tuple(zip(accumulate(self.group_sizes), weights, strict=True))
+        return replace(super().sparse_rule(moment), nested=nested)

@@ -8,15 +8,24 @@ from torch import Tensor
 
 from sae_core.architectures.base import Sae
 from sae_core.architectures.standard import Standard
-from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, TrainableSae, copied_into, squared_error
+from sae_core.architectures.trainable import (
+    WITHOUT_WARMUP,
+    Loss,
+    Moment,
+    SparseRule,
+    TrainableSae,
+    copied_into,
+    squared_error,
+)
 
 
 @final
 class PAnneal(TrainableSae):
     """Codes are the rectified pre-activations, the penalty is ``coefficient * sum of codes ** p``.
 
-    p falls from 1 to ``p_end`` in ``n_updates`` equal steps between ``anneal_start`` and the end. At each, the
-    coefficient is scaled so that on the last ``n_recent`` batches the new penalty is as large as the old one.
+    p takes ``n_updates`` values from 1 to ``p_end``, the first at ``anneal_start``, the last when training is over: as
+    in dictionary_learning, the smallest p that is trained with is the last but one. Where p falls, the coefficient is
+    scaled so that on the last ``n_recent`` batches the new penalty is as large as the old one.
     """
 
     architecture = "p_anneal"
@@ -65,6 +74,10 @@ class PAnneal(TrainableSae):
         error = squared_error(x, self.decode(codes))
         penalty = codes.pow(self.p).sum(-1).mean()
         return Loss(error + self.penalty * moment.sparsity_scale * penalty, error, codes)
+
+    def sparse_rule(self, moment: Moment) -> SparseRule:
+        """All positive codes, under the penalty of now."""
+        return SparseRule(penalty=self.penalty * moment.sparsity_scale, power=self.p)
 
     @torch.no_grad()
     def observe(self, values: Float[Tensor, " n_active"], n_tokens: int, moment: Moment) -> None:

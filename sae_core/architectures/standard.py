@@ -6,7 +6,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.architectures.base import TRAINED_HERE, Conventions
-from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, SparseRule, TrainableSae, squared_error
+from sae_core.architectures.trainable import (
+    WITHOUT_WARMUP,
+    Loss,
+    Moment,
+    SparseRule,
+    TrainableSae,
+    needed,
+    squared_error,
+)
 
 
 @final
@@ -15,6 +23,7 @@ class Standard(TrainableSae):
 
     architecture = "standard"
     can_resample = True
+    loss_needs = "l1_coefficient"
 
     def __init__(
         self,
@@ -29,9 +38,7 @@ class Standard(TrainableSae):
 
     @property
     def _l1(self) -> float:
-        if self.l1_coefficient is None:
-            raise ValueError("this Standard SAE was loaded without an l1_coefficient: give it one before training it")
-        return self.l1_coefficient
+        return needed(self, "l1_coefficient")
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """See the class."""
@@ -44,6 +51,6 @@ class Standard(TrainableSae):
         penalty = codes.sum(-1).mean()
         return Loss(error + self._l1 * moment.sparsity_scale * penalty, error, codes)
 
-    def sparse_rule(self) -> SparseRule:
-        """The fast step applies."""
-        return SparseRule(penalty=self._l1)
+    def sparse_rule(self, moment: Moment) -> SparseRule:
+        """All positive codes, under an L1 penalty."""
+        return SparseRule(penalty=self._l1 * moment.sparsity_scale)

@@ -8,7 +8,15 @@ from torch import Tensor
 
 from sae_core.architectures.base import Sae
 from sae_core.architectures.standard import Standard
-from sae_core.architectures.trainable import WITHOUT_WARMUP, Loss, Moment, TrainableSae, copied_into, squared_error
+from sae_core.architectures.trainable import (
+    WITHOUT_WARMUP,
+    Loss,
+    Moment,
+    SparseRule,
+    TrainableSae,
+    copied_into,
+    squared_error,
+)
 
 
 @final
@@ -32,6 +40,10 @@ class StandardApril(TrainableSae):
         error = squared_error(x, self.decode(codes))
         penalty = (codes * self.W_dec.norm(dim=1)).sum(-1).mean()
         return Loss(error + self.l1_coefficient * moment.sparsity_scale * penalty, error, codes)
+
+    def sparse_rule(self, moment: Moment) -> SparseRule:
+        """All positive codes, under an L1 penalty that counts the length of decoder rows."""
+        return SparseRule(penalty=self.l1_coefficient * moment.sparsity_scale, by_length=True)
 
     @torch.no_grad()
     def finished(self) -> Sae:

@@ -67,11 +67,11 @@ class TopK(TrainableSae):
             total = total + self.l1_coefficient * moment.sparsity_scale * _off_support(pre, codes.detach() > 0)
         return Loss(total, error, codes)
 
-    def sparse_rule(self) -> SparseRule | None:
-        """The fast step applies, unless features that were not selected are penalised."""
+    def sparse_rule(self, moment: Moment) -> SparseRule | None:
+        """The largest codes of a token, unless features that were not selected are penalised."""
         if self.l1_coefficient > 0:
             return None
-        return SparseRule(k=self.k, aux_k=self.aux_k, aux_coefficient=self.aux_k_coefficient)
+        return SparseRule(k=self.k_at(moment), aux_k=self.aux_k, aux_coefficient=self.aux_k_coefficient)
 
 
 def _off_support(pre: Float[Tensor, "batch d_sae"], selected: Tensor) -> Float[Tensor, ""]:

@@ -43,16 +43,23 @@ class Loss:
 
 @dataclass(frozen=True)
 class SparseRule:
-    """The family of SAEs whose gradients need no dense product but the encoder's (``sparse_kernels``).
+    """The family of SAEs whose gradients need no dense product but the encoder's (``sae_core.training.rectified``).
 
-    Codes are the positive pre-activations, all of them or the ``k`` largest of a token, and the penalty is linear in
-    them, so a feature that is zero on a token has a zero gradient there.
+    Codes are positive pre-activations, all of them or the largest, and what is not selected feels no gradient.
     """
 
     k: int | None = None
     """Features kept on a token; None keeps every positive one."""
+    over_batch: bool = False
+    """Whether the tokens of a batch compete: ``k`` is their mean."""
     penalty: float = 0.0
-    """Derivative of the sparsity penalty of one token by any of its positive codes."""
+    """Weight of the sparsity penalty now: the sum of a token's codes, each to the ``power``."""
+    power: float = 1.0
+    by_length: bool = False
+    """Whether the penalty counts each code times the length of its decoder row."""
+    nested: tuple[tuple[int, float], ...] = ()
+    """Nested dictionaries, the last being the whole: features that each consists of, and the weight of its error.
+    Without any, the whole with weight one."""
     aux_k: int = 0
     """Dead features that model the residual."""
     aux_coefficient: float = 0.0
@@ -75,13 +82,15 @@ class TrainableSae(Sae):
     """Whether ``observe`` wants to be told."""
     trained_with: ClassVar[Conventions] = TRAINED_HERE
     """How an SAE that is built to be trained reads and writes."""
+    loss_needs: ClassVar[str | None] = None
+    """The attribute that is None in an SAE whose file does not tell it: one to use, not to train."""
 
     @abstractmethod
     def loss(self, x: Float[Tensor, "batch d_in"], moment: Moment = WITHOUT_WARMUP) -> Loss:
         """The training loss on activations of unit mean squared norm. Pure: it changes no state."""
 
-    def sparse_rule(self) -> SparseRule | None:
-        """How the sparse step computes the same gradients faster; None where only autograd can."""
+    def sparse_rule(self, moment: Moment) -> SparseRule | None:
+        """How the sparse step computes the same gradients faster; None, at every moment, for other architectures."""
         return None
 
     def observe(self, values: Float[Tensor, " n_active"], n_tokens: int, moment: Moment) -> None:
@@ -117,7 +126,8 @@ def trainable(sae: Sae) -> TrainableSae:
     """The same SAE, for the training loop.
 
     Raises:
-        ValueError: if it has no loss here, or reads its input in a way that the loop does not know.
+        ValueError: if it has no loss here, reads its input in a way that the loop does not know, or came from a file
+            that does not tell a number its loss needs.
     """
     if not isinstance(sae, TrainableSae):
         raise ValueError(f"the architecture {sae.architecture} can be read and run, but not trained here")
@@ -126,7 +136,24 @@ def trainable(sae: Sae) -> TrainableSae:
             f"an SAE with {sae.conventions} cannot be trained here, where {sae.architecture} is trained with "
             f"{sae.trained_with}; train a new one"
         )
+    if sae.loss_needs is not None:
+        needed(sae, sae.loss_needs)
     return sae
+
+
+def needed(sae: Sae, name: str) -> float:
+    """A number that the loss needs.
+
+    Raises:
+        ValueError: if it is None, as in an SAE from a file that does not tell it.
+    """
+    value: float | None = getattr(sae, name)
+    if value is None:
+        raise ValueError(
+            f"the loss of this {sae.architecture} SAE needs {name}, which its file does not tell: "
+            f"set sae.{name} before training it"
+        )
+    return value
 
 
 def copied_into(sae: Sae, source: Sae) -> Sae:

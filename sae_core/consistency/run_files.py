@@ -13,6 +13,7 @@ from sae_core.config import RunSeeds, TrainedConfig
 from sae_core.consistency.over_training import checkpoint_folders
 from sae_core.consistency.runs import Run
 from sae_core.formats import load_dictionary
+from sae_core.training.whitening import read_whitening
 
 
 def read_run(name: str, sae_folder: Path, evaluation_folder: Path) -> Run:
@@ -44,7 +45,8 @@ def initial_decoder(sae_folder: Path) -> Float[np.ndarray, "d_sae d_in"] | None:
     config = json.loads((sae_folder / "config.json").read_text())
     variant = TypeAdapter[TrainedConfig](TrainedConfig).validate_python(config["variant"])
     seeds = RunSeeds.model_validate(config["seeds"])
-    W_dec: Float[np.ndarray, "d_sae d_in"] = build(variant, config["d_in"], seeds.init_seed).W_dec.detach().numpy()
+    sae, whitening = build(variant, config["d_in"], seeds.init_seed).requires_grad_(False), read_whitening(sae_folder)
+    W_dec: Float[np.ndarray, "d_sae d_in"] = (whitening.fold(sae) if whitening else sae).W_dec.numpy()
     return W_dec
 
 

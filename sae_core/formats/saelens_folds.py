@@ -57,7 +57,17 @@ def with_whitening(weights: Weights, folder: Path, subtract_b_dec: bool) -> Weig
             "coordinates that are not known; use the final SAE, into which SAELens folds the whitening"
         )
     parts = read_safetensors(folder / WHITENING, ["mean", "matrix", "inverse_matrix"])
-    mean, matrix, inverse = (parts[name].double() for name in ("mean", "matrix", "inverse_matrix"))
+    return unwhitened(weights, parts["mean"], parts["matrix"], parts["inverse_matrix"], subtract_b_dec)
+
+
+def unwhitened(weights: Weights, mean: Tensor, matrix: Tensor, inverse: Tensor, subtract_b_dec: bool) -> Weights:
+    """The weights of the SAE of x that does what another one does to ``(x - mean) matrix``; codes stay the same.
+
+    Args:
+        inverse: of ``matrix``.
+        subtract_b_dec: whether the encoder sees ``x - b_dec``.
+    """
+    mean, matrix, inverse = mean.double(), matrix.double(), inverse.double()
     W_enc = matrix @ weights["W_enc"].double()
     folded = {**weights, "W_enc": W_enc}
     folded["W_dec"] = weights["W_dec"].double() @ inverse

@@ -3,6 +3,8 @@
 Part of the training stage.
 """
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -27,6 +29,14 @@ def geometric_median(
         if float((guess - previous).norm()) <= smallest_step:
             break
     return guess.float()
+
+
+CENTRES: dict[str, Callable[[Float[Tensor, "n d"]], Float[Tensor, " d"]]] = {
+    "geometric_median": geometric_median,
+    "mean": lambda points: points.double().mean(0).float(),
+    "zero": lambda points: points.new_zeros(points.shape[1]),
+}
+"""What the decoder bias can start from, by the names of ``TrainingConfig.b_dec_init``."""
 
 
 @torch.no_grad()

@@ -1,6 +1,8 @@
-"""Numba kernels that select the codes of a batch from pre-activations; ``encoder_products`` computes those.
+"""Numba kernels that select the codes of a batch from its pre-activations, exact ones or coarse ones.
 
-The same rules hold as for ``sparse_kernels``: one thread writes a row, in one order. Part of the training stage.
+The same rules hold as for ``sparse_kernels``: one thread writes a row, in one order. Positive floats are ordered as
+their bits are, read as integers, and negative ones are negative: selection works on bits. ``coarse`` is the
+``CoarseChunk`` of some tokens. Part of the training stage.
 """
 
 from typing import no_type_check
@@ -10,6 +12,11 @@ import numpy as np
 
 from sae_core.kernel_options import PARALLEL, SERIAL
 from sae_core.ordered_dots import dot
+from sae_core.training.bit_masks import WIDTH, lowest_bit, mask_reaching
+from sae_core.training.coarse_kernels import at_most, uncertainty
+
+BLOCK = WIDTH
+"""Entries of a row that are compared with a bound at once."""
 
 
 @numba.njit(**SERIAL)
@@ -46,34 +53,61 @@ def _lower_bound(bits, k, slack):
 
 @numba.njit(**SERIAL)
 @no_type_check
+def _kth_largest(bits, k):
+    """The k-th largest, or 1 where fewer are positive."""
+    bound = _lower_bound(bits, k, 0)
+    if _count(bits, bound) < k:
+        return np.int64(1)
+    smallest = np.int32(0x7FFFFFFF)
+    for j in range(len(bits)):
+        if bits[j] >= bound:
+            smallest = min(smallest, bits[j])
+    return np.int64(smallest)
+
+
+@numba.njit(**SERIAL)
+@no_type_check
+def _padded(n):
+    """Entries of a row of n in whole blocks."""
+    return (n + BLOCK - 1) // BLOCK * BLOCK
+
+
+@numba.njit(**SERIAL)
+@no_type_check
 def _group_maxima(bits, k):
-    """Maxima of groups of entries, about eight groups for each of k; group j is j, j + n_groups, j + 2 n_groups, ..."""
-    n = len(bits)
-    n_groups = n // max(1, min(64, n // (8 * k)))
-    maxima = bits[:n_groups].copy()
-    for first in range(n_groups, n, n_groups):
-        for j in range(min(n_groups, n - first)):
-            maxima[j] = max(maxima[j], bits[first + j])
+    """Maxima of groups of neighbours in a row of whole blocks, so many that there are twice k groups, if possible."""
+    size = max(1, min(BLOCK, len(bits) // (2 * k)))
+    maxima = np.empty((len(bits) + size - 1) // size, np.int32)
+    for g in range(len(maxima)):
+        part = bits[g * size : min(len(bits), (g + 1) * size)]
+        largest = part[0]
+        for j in range(len(part)):
+            largest = max(largest, part[j])
+        maxima[g] = largest
     return maxima
 
 
 @numba.njit(**SERIAL)
 @no_type_check
-def _reaching(bits, maxima, bound, out):
-    """Write which entries are at least ``bound`` to ``out``, looking only at groups that reach it; returns how many."""
-    found = 0
-    for j in range(len(maxima)):
-        if maxima[j] >= bound:
-            for e in range(j, len(bits), len(maxima)):
-                out[found] = e
-                found += bits[e] >= bound
+def _reaching(bits, bound, out):
+    """Write which entries of a row of whole blocks are at least ``bound`` to ``out``, ascending; returns how many."""
+    found, bound = 0, np.int32(bound)
+    for start in range(0, len(bits), BLOCK):
+        mask = mask_reaching(bits, start, bound)
+        while mask != np.uint64(0):
+            out[found] = start + lowest_bit(mask)
+            found += 1
+            mask &= mask - np.uint64(1)
     return found
 
 
 @numba.njit(**SERIAL)
 @no_type_check
 def _take_largest(bits, index, k, feature, value, at):
-    """Append the k largest positive of some entries, given as bits, to ``feature, value``; returns where they end."""
+    """Append the k largest positive of some entries, given as bits, to ``feature, value``; returns where they end.
+
+    Of equal entries the first.
+    """
     bound = _lower_bound(bits, k, 0)
     n_equal = k - _count(bits, bound + 1)
     values = bits.view(np.float32)
@@ -87,76 +121,178 @@ def _take_largest(bits, index, k, feature, value, at):
 
 @numba.njit(**PARALLEL)
 @no_type_check
-def select_largest(pre, k, end, feature, value):
-    """The k largest positive entries of each row of ``pre (batch, n)``, float32; of equal ones some, always the same.
+def kth_largest(pre, k, bound):
+    """A bound on bits that the k largest positive entries of each row of ``pre (batch, n)`` reach, and no others.
 
-    Row b goes to ``feature, value`` from ``b * k`` on, up to ``end[b]``. Exact: when k groups have a maximum of at
-    least some bound, so have the k largest entries.
+    Others only where entries are equal. When k groups have a maximum of at least some bound, so have the k largest.
     """
     n = pre.shape[1]
     for b in numba.prange(len(pre)):
-        bits = pre[b].view(np.int32)  # positive floats are ordered as their bits are, and negative ones are negative
-        maxima = _group_maxima(bits, k)
-        candidates = np.empty(n + 1, np.int32)
-        found = _reaching(bits, maxima, _lower_bound(maxima, k, k // 2), candidates)
-        end[b] = _take_largest(bits[candidates[:found]], candidates, k, feature, value, b * k)
+        bits = np.empty(_padded(n), np.int32)
+        bits[:n] = pre[b].view(np.int32)
+        bits[n:] = np.int32(-1)
+        candidates = np.empty(len(bits), np.int32)
+        found = _reaching(bits, _lower_bound(_group_maxima(bits, k), k, k // 2), candidates)
+        bound[b] = _kth_largest(bits[candidates[:found]], k)
+
+
+@numba.njit(**SERIAL)
+@no_type_check
+def _upper(coarse, b):
+    """The most that each pre-activation of token b can be, in whole blocks."""
+    n = len(coarse[4])
+    upper = np.empty(_padded(n), np.float32)
+    at_most(coarse, b, upper[:n])
+    upper[n:] = np.float32(-1)
+    return upper
 
 
 @numba.njit(**PARALLEL)
 @no_type_check
-def select_largest_of_coarse(coarse, error, centred, w_enc, b_enc, k, end, feature, value):
-    """``select_largest`` of exact pre-activations, when coarse ones are known: bfloat16 bits, ``coarse (batch, n)``.
+def list_largest(coarse, k, count, feature, upper):
+    """Features of each token that may be among its k largest, ascending, and the most that each can be.
 
-    An exact pre-activation lies within ``error[b]`` plus 2^-8 of the coarse one. So whatever is too far below the
-    k-th largest coarse one cannot be among the k largest; all others are computed exactly, in float32, and chosen from.
+    They are written to the first ``count[b]`` places of ``feature[b]`` and ``upper[b]``, which need n. When k
+    pre-activations are at least some bound for certain, none that cannot reach it is among the k largest.
     """
-    n = coarse.shape[1]
-    rounding = np.float32(2.0**-8)
-    for b in numba.prange(len(coarse)):
-        bits = np.empty(n, np.int32)
-        for j in range(n):
-            bits[j] = np.int32(coarse[b, j]) << 16
-        pre = bits.view(np.float32)
-        maxima = _group_maxima(bits, k)
-        candidates = np.empty(n + 1, np.int32)
-        found = _reaching(bits, maxima, _lower_bound(maxima, k, k // 2), candidates)
-        kth = np.empty(1, np.int32)
-        kth[0] = _lower_bound(bits[candidates[:found]], k, 0)
-        cut = (kth.view(np.float32)[0] * (1 - rounding) - 2 * error[b]) / (1 + rounding)
-        if cut > 0:
-            kth.view(np.float32)[0] = cut
-            found = _reaching(bits, maxima, kth[0], candidates)
-        else:  # fewer than k are certainly positive: all that may be
-            found = 0
-            for j in range(n):
-                candidates[found] = j
-                found += not pre[j] < -2 * error[b]
-        exact = np.empty(found, np.float32)
-        x = np.ascontiguousarray(centred[b])
+    for b in numba.prange(len(count)):
+        row = _upper(coarse, b)
+        bits = row.view(np.int32)
+        candidates = np.empty(len(bits), np.int32)
+        found = _reaching(bits, _lower_bound(_group_maxima(bits, k), k, k // 2), candidates)
+        certain = np.empty(found, np.float32)
         for p in range(found):
-            exact[p] = dot(x, w_enc[candidates[p]]) + b_enc[candidates[p]]
-        end[b] = _take_largest(exact.view(np.int32), candidates, k, feature, value, b * k)
+            certain[p] = row[candidates[p]] - uncertainty(coarse, b, candidates[p])
+        bound = _kth_largest(certain.view(np.int32), k)
+        count[b] = _reaching(bits, bound, candidates)
+        for p in range(count[b]):
+            feature[b, p], upper[b, p] = candidates[p], row[candidates[p]]
 
 
 @numba.njit(**PARALLEL)
 @no_type_check
-def count_positive(pre, count):
-    """Positive entries of each row."""
-    for b in numba.prange(len(pre)):
-        found = 0
-        for j in range(pre.shape[1]):
-            found += pre[b, j] > 0
-        count[b] = found
+def list_reaching(coarse, bound, count, feature, upper):
+    """The same for features whose bits may be at least ``bound``."""
+    for b in numba.prange(len(count)):
+        row = _upper(coarse, b)
+        candidates = np.empty(len(row), np.int32)
+        count[b] = _reaching(row.view(np.int32), bound, candidates)
+        for p in range(count[b]):
+            feature[b, p], upper[b, p] = candidates[p], row[candidates[p]]
 
 
 @numba.njit(**PARALLEL)
 @no_type_check
-def select_positive(pre, start, feature, value):
-    """The positive entries of each row, in ascending order of the feature; row b from ``start[b]`` on."""
+def guess_largest(coarse, k, value):
+    """About the k largest pre-activations of each token, roughly, to ``value (batch, k)``; zero where there are fewer."""
+    for b in numba.prange(len(value)):
+        row = _upper(coarse, b)
+        bits = row.view(np.int32)
+        candidates = np.empty(len(bits), np.int32)
+        found = _reaching(bits, _lower_bound(_group_maxima(bits, k), k, k // 2), candidates)
+        value[b] = np.float32(0)
+        for p in range(min(k, found)):
+            middle = row[candidates[p]] - uncertainty(coarse, b, candidates[p]) / np.float32(2)
+            value[b, p] = max(value[b, p], middle)
+
+
+@numba.njit(**SERIAL)
+@no_type_check
+def pack(count, feature, upper, packed_feature, packed_upper):
+    """The runs of some tokens, one after another."""
+    at = 0
+    for b in range(len(count)):
+        for p in range(count[b]):
+            packed_feature[at], packed_upper[at] = feature[b, p], upper[b, p]
+            at += 1
+
+
+@numba.njit(**SERIAL)
+@no_type_check
+def order_by_feature(feature, first, order):
+    """Places in ``feature``, sorted by it: those of feature i from ``first[i]`` to ``first[i + 1]``, ascending."""
+    first[:] = 0
+    for p in range(len(feature)):
+        first[feature[p] + 1] += 1
+    for i in range(len(first) - 1):
+        first[i + 1] += first[i]
+    at = first[:-1].copy()
+    for p in range(len(feature)):
+        i = feature[p]
+        order[at[i]] = p
+        at[i] += 1
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def compute(centred, w_enc, b_enc, first, order, token, wanted, value):
+    """Exact pre-activations where ``wanted``, one feature after another: its row is read once."""
+    for i in numba.prange(len(w_enc)):
+        row, bias = w_enc[i], b_enc[i]
+        for q in range(first[i], first[i + 1]):
+            p = order[q]
+            if wanted[p]:
+                value[p] = dot(centred[token[p]], row) + bias
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def mark_first(start, end, value, k, wanted):
+    """Mark about the k largest of each token, which lie from ``start[b]`` to ``end[b]``."""
+    for b in numba.prange(len(start)):
+        bits = value[start[b] : end[b]].view(np.int32)
+        bound = _lower_bound(bits, k, k // 2)
+        for p in range(len(bits)):
+            wanted[start[b] + p] = bits[p] >= bound
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def mark_rest(start, end, value, k, wanted):
+    """Of those whose ``value`` is exact, which are marked, find the k-th largest; mark instead others that may reach it.
+
+    Afterwards, none of the values that are too large belongs to the k largest.
+    """
+    for b in numba.prange(len(start)):
+        bits, known = value[start[b] : end[b]].view(np.int32), wanted[start[b] : end[b]]
+        exact, found = np.empty(len(bits), np.int32), 0
+        for p in range(len(bits)):
+            if known[p]:
+                exact[found] = bits[p]
+                found += 1
+        bound = _kth_largest(exact[:found], k)
+        for p in range(len(bits)):
+            known[p] = not known[p] and bits[p] >= bound
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def take_largest(start, end, candidate, exact, k, taken_end, feature, value):
+    """The k largest positive of the candidates of each token, which lie from ``start[b]`` to ``end[b]``.
+
+    Those of token b go to ``feature, value`` from ``b * k`` on, up to ``taken_end[b]``; of equal ones the first.
+    """
+    for b in numba.prange(len(start)):
+        bits, index = exact[start[b] : end[b]].view(np.int32), candidate[start[b] : end[b]]
+        taken_end[b] = _take_largest(bits, index, k, feature, value, b * k)
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def count_reaching(pre, bound, count):
+    """Entries of each row of ``pre (batch, n)`` whose bits are at least its ``bound``."""
     for b in numba.prange(len(pre)):
+        count[b] = _count(pre[b].view(np.int32), bound[b])
+
+
+@numba.njit(**PARALLEL)
+@no_type_check
+def select_reaching(pre, bound, start, feature, value):
+    """Those entries, of row b from ``start[b]`` on, by feature."""
+    for b in numba.prange(len(pre)):
+        bits = pre[b].view(np.int32)
         at = start[b]
-        for j in range(pre.shape[1]):
-            if pre[b, j] > 0:
-                feature[at] = j
-                value[at] = pre[b, j]
+        for j in range(len(bits)):
+            if bits[j] >= bound[b]:
+                feature[at], value[at] = j, pre[b, j]
                 at += 1

@@ -3,7 +3,6 @@
 Part of the training stage.
 """
 
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from sae_core.architectures import Sae
 from sae_core.training.optimiser import ConstrainedAdam
+from sae_core.whole_files import write_whole
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,8 @@ class CurvePoint:
     """Steps done."""
     loss: float
     mse: float
-    """Squared error summed over d_in, mean over the batch, for activations of unit mean squared norm."""
+    """Squared error summed over d_in, mean over the batch, for activations of unit mean squared norm (whitened ones
+    where the SAE is trained on those: then ``mse`` and ``fve`` are not those of the SAE that comes out)."""
     l0: float
     fve: float
     """One minus squared error over variance, within the batch."""
@@ -42,6 +43,8 @@ class TrainingState:
     step: int = 0
     """Steps done."""
     curve: list[CurvePoint] = field(default_factory=list)
+    watched: list[dict[str, float]] = field(default_factory=list)
+    """Numbers of the architecture's own at every point of the curve (``TrainableSae.watched``)."""
     seconds: list[float] = field(default_factory=list)
     """Wall time at every point of the curve; decides nothing."""
 
@@ -59,11 +62,10 @@ def save_state(path: Path, identity: dict[str, Any], sae: Sae, adam: Constrained
         "tokens_since_fired": state.tokens_since_fired,
         "step": state.step,
         "curve": [asdict(point) for point in state.curve],
+        "watched": state.watched,
         "seconds": state.seconds,
     }
-    part = path.with_name(path.name + ".part")
-    torch.save(content, part)
-    os.replace(part, path)
+    write_whole(path, lambda part: torch.save(content, part))
 
 
 def load_state(path: Path, identity: dict[str, Any], sae: Sae, adam: ConstrainedAdam) -> TrainingState | None:
@@ -81,5 +83,10 @@ def load_state(path: Path, identity: dict[str, Any], sae: Sae, adam: Constrained
         raise ValueError(f"{path} belongs to a run with other settings ({', '.join(differ)}); delete it to start anew")
     sae.load_state_dict(content["weights"])
     adam.load_state_dict(content["adam"])
-    curve = [CurvePoint(**point) for point in content["curve"]]
-    return TrainingState(content["tokens_since_fired"].to(device), content["step"], curve, list(content["seconds"]))
+    return TrainingState(
+        tokens_since_fired=content["tokens_since_fired"].to(device),
+        step=content["step"],
+        curve=[CurvePoint(**point) for point in content["curve"]],
+        watched=list(content["watched"]),
+        seconds=list(content["seconds"]),
+    )
