@@ -48,7 +48,11 @@ def dictionary_learning(sae: Sae, n_dead: int) -> tuple[Step, Callable[[torch.Te
         )
     elif sae.architecture == "p_anneal":
         trainer = trainers.p_anneal.PAnnealTrainer(
-            **COMMON, **sizes, sparsity_function="Lp^p", sparsity_warmup_steps=None, initial_sparsity_penalty=sae.penalty
+            **COMMON,
+            **sizes,
+            sparsity_function="Lp^p",
+            sparsity_warmup_steps=None,
+            initial_sparsity_penalty=sae.penalty,
         )
         trainer.p, trainer.next_p = sae.p, sae.powers[int(sae.n_updated)]
     else:

@@ -14,7 +14,7 @@ import torch
 from pydantic import TypeAdapter
 
 from sae_core import chain
-from sae_core.config import RunSeeds, StandardConfig, TopKConfig, TrainedConfig, TrainingConfig
+from sae_core.config import RunSeeds, TrainedConfig, TrainingConfig
 from sae_core.formats import load_sae
 from sae_core.shards import ShardData, open_shards, write_shards
 from sae_core.store import ArtifactStore
@@ -335,4 +335,3 @@ def test_the_settings_of_the_paper_keep_fifteen_checkpoints():
     paper = TrainingConfig(n_steps=244_140)
     assert len(artifact.checkpoint_steps(paper)) == 15
     assert paper.checkpoints == "paper"
-    assert StandardConfig(d_sae=8, l1_coefficient=1).lr is TopKConfig(d_sae=8, k=1).lr is None

@@ -26,7 +26,7 @@ from sae_core.similarity_results import SimilaritySummary
 from sae_core.store import Artifact
 
 _ENVIRONMENT = ("git_commit", "python", "torch", "transformers", "datasets", "numpy", "scipy", "numba", "pyarrow")
-_VARIED = {"init": "the initial weights", "order": "the order of the training tokens"}
+_VARIED = {"init": "the initial weights", "order": "the order of the training tokens", "data": "the text"}
 
 
 @dataclass(frozen=True)
@@ -256,7 +256,7 @@ def _training_note(study: StudyConfig) -> str:
     if training is None:
         return "Nothing was trained here: the SAEs of all variants come from elsewhere."
     return (
-        f"{training.n_steps:,} steps of {training.batch_size:,} tokens, learning rate {training.lr:g} (warm-up "
+        f"{training.n_steps:,} steps of {training.batch_size:,} tokens, learning rate {training.lr} (warm-up "
         f"{training.warmup_steps:,} steps, decay from {training.decay_start:.0%}), sparsity warm-up "
         f"{training.sparsity_warmup_steps:,} steps. Values are those of the training batch."
     )

@@ -57,8 +57,9 @@ class Found:
     @classmethod
     def joined(cls, parts: list["Found"]) -> "Found":
         """Parts of different tokens, in their order; exact if all are."""
-        columns = ([getattr(part, name) for part in parts] for name in ("token", "feature", "value"))
-        return cls(*(np.concatenate(column) for column in columns), all(part.exact for part in parts))
+        names = ("token", "feature", "value")
+        token, feature, value = (np.concatenate([getattr(part, name) for part in parts]) for name in names)
+        return cls(token, feature, value, all(part.exact for part in parts))
 
     def bits(self) -> Int32[ndarray, " n"]:
         """Of the values."""

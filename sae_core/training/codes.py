@@ -8,7 +8,7 @@ computed by a product in float32.
 """
 
 import numpy as np
-from jaxtyping import Float, Float32, Int32, Int64
+from jaxtyping import Float, Int64
 from numpy import ndarray
 from torch import Tensor
 

@@ -39,15 +39,15 @@ class GatedGradients(ClosedForm):
         if gates is None:
             return None
         feature, nested = gates.feature, Nested.whole(sae)
-        pre = gates.value - sae.b_gate.numpy()[feature]
-        scaled = pre * sae.r_mag.exp().numpy()[feature]
+        scale = np.exp(sae.r_mag.numpy())[feature]
+        scaled = (gates.value - sae.b_gate.numpy()[feature]) * scale
         value = np.maximum(scaled + sae.b_mag.numpy()[feature], 0)
         found = reconstruct(centred, sae, gates, value, nested)
         from_gates = reconstruct(centred, sae, gates, gates.value, nested)
         penalty = needed(sae, "l1_coefficient") * moment.sparsity_scale / len(x)
         by_gate = from_gates.by_code + np.float32(penalty)
         by_magnitude = found.by_code * (value > 0)
-        by_pre = by_magnitude * sae.r_mag.exp().numpy()[feature] + by_gate
+        by_pre = by_magnitude * scale + by_gate
         sae.b_gate.grad = sums_by_feature(gates, by_gate, sae.d_sae).float()
         sae.b_mag.grad = sums_by_feature(gates, by_magnitude, sae.d_sae).float()
         sae.r_mag.grad = sums_by_feature(gates, by_magnitude * scaled, sae.d_sae).float()

@@ -63,8 +63,9 @@ def train(
     lr = learning_rate(config.lr if lr is None else lr, sae.d_sae)
     settings = Settings(config, lr, scale, l2_coefficient, aligned, reference)
     run = Run(Job(sae, seed, on_step, resume, on_checkpoint), settings)
-    for error in advance_all([run], batches, config, progress).values():
-        raise error
+    diverged = advance_all([run], batches, config, progress)
+    if diverged:
+        raise diverged[0]
     return run.finish()
 
 

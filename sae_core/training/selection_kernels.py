@@ -184,7 +184,10 @@ def list_reaching(coarse, bound, count, feature, upper):
 @numba.njit(**PARALLEL)
 @no_type_check
 def guess_largest(coarse, k, value):
-    """About the k largest pre-activations of each token, roughly, to ``value (batch, k)``; zero where there are fewer."""
+    """About the k largest pre-activations of each token, roughly, to ``value (batch, k)``, or zeros.
+
+    None is computed, so this is good for a guess.
+    """
     for b in numba.prange(len(value)):
         row = _upper(coarse, b)
         bits = row.view(np.int32)
@@ -249,9 +252,9 @@ def mark_first(start, end, value, k, wanted):
 @numba.njit(**PARALLEL)
 @no_type_check
 def mark_rest(start, end, value, k, wanted):
-    """Of those whose ``value`` is exact, which are marked, find the k-th largest; mark instead others that may reach it.
+    """Mark, instead of those whose ``value`` is exact, others that may reach the k-th largest of them.
 
-    Afterwards, none of the values that are too large belongs to the k largest.
+    When these are exact too, no other belongs to the k largest, though its ``value`` says more than it is.
     """
     for b in numba.prange(len(start)):
         bits, known = value[start[b] : end[b]].view(np.int32), wanted[start[b] : end[b]]

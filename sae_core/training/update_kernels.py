@@ -1,7 +1,8 @@
 """Numba kernels of the update of an SAE: encoder and decoder rows, one feature at a time, while they lie in the cache.
 
 The same rules hold as for ``sparse_kernels``: one thread writes a row, in one order. Rows are ``(d_sae, d_in)``, of
-the encoder as of the decoder; ``optimiser`` says what the update is. Part of the training stage.
+the encoder as of the decoder; ``optimiser`` says what the update is. The decay of a unit row lies along it and would
+be taken away: it is not added, since Adam would make a step of what rounding leaves of it. Part of the training stage.
 """
 
 from typing import no_type_check
@@ -36,7 +37,7 @@ def squared_norms(enc, dec, enc_gradient, dec_gradient, decay, unit, aligned, sq
         out = np.empty(dec.shape[1], np.float32)
         _constrained(out, enc_gradient[i], enc[i], decay, dec[i], aligned)
         squared[i] = dot(out, out)
-        _constrained(out, dec_gradient[i], dec[i], decay, dec[i], unit)
+        _constrained(out, dec_gradient[i], dec[i], np.float32(0) if unit else decay, dec[i], unit)
         squared[i] += dot(out, out)
 
 
@@ -64,7 +65,7 @@ def update_rows(
         e, d, g = enc[i], dec[i], np.empty(dec.shape[1], np.float32)
         _constrained(g, enc_gradient[i], e, decay, d, aligned)
         _adam(e, enc_mean[i], enc_square[i], g, clip, beta1, beta2, rate, root, epsilon)
-        _constrained(g, dec_gradient[i], d, decay, d, unit)
+        _constrained(g, dec_gradient[i], d, np.float32(0) if unit else decay, d, unit)
         _adam(d, dec_mean[i], dec_square[i], g, clip, beta1, beta2, rate, root, epsilon)
         if unit:
             length = max(np.sqrt(dot(d, d)), smallest)
