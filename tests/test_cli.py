@@ -21,14 +21,20 @@ def test_help_shows_an_example(concord):
 def test_list_names_every_study_with_its_variants(concord):
     output = concord("list").output
     assert "quickstart: smollm2-135m at model.layers.9; topk-d1024-k16" in output
-    assert {line.split(":")[0] for line in output.splitlines()} == {"quickstart", "smoke", "pythia-160m"}
+    assert {line.split(":")[0] for line in output.splitlines()} == {
+        "architectures",
+        "quickstart",
+        "smoke",
+        "pythia-160m",
+    }
 
 
 def test_a_study_that_does_not_exist_is_named_with_those_that_do(concord):
     result = concord("run", "quickstrat")
     assert result.exit_code == 1
     assert (
-        "there is no study 'quickstrat'; pipelines/defs/studies defines pythia-160m, quickstart, smoke" in result.output
+        "there is no study 'quickstrat'; pipelines/defs/studies defines architectures, pythia-160m, quickstart, smoke"
+        in result.output
     )
 
 
