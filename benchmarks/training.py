@@ -25,13 +25,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from benchmarks import training_peers as peers
+from sae_core import config as configs
 from sae_core.architectures import Moment, TrainableSae, build
 from sae_core.config import SaeConfig, TrainingConfig
-from sae_core.config import __dict__ as configs
 from sae_core.training.gradients import choose_gradients
 from sae_core.training.optimiser import ConstrainedAdam
 
@@ -48,9 +49,8 @@ ARCHITECTURES = {
     "standard_april": "StandardAprilConfig",
     "p_anneal": "PAnnealConfig",
 }
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "l1_coefficient": 0.03,
-    "target_l0": 64.0,
     "p_end": 0.2,
     "anneal_start": 0.1,
     "group_fractions": [0.0625, 0.125, 0.25, 0.5625],
@@ -79,19 +79,25 @@ class Task:
         x = torch.nn.functional.embedding_bag(index, directions, per_sample_weights=weights, mode="sum")
         return x / x.pow(2).sum(1).mean().sqrt()
 
+    def config(self) -> SaeConfig:
+        """The variant."""
+        kind: type[SaeConfig] = getattr(configs, ARCHITECTURES[self.architecture])
+        fields = kind.model_fields
+        values = {name: value for name, value in SETTINGS.items() if name in fields and fields[name].is_required()}
+        for name, value in (("d_sae", self.d_sae), ("k", self.k), ("target_l0", self.l0)):
+            values |= {name: value} if name in fields else {}
+        if self.n_dead and "aux_k_coefficient" in fields:
+            values["aux_k_coefficient"] = 1 / 32
+        return kind(**values)
+
     def sae(self, x: torch.Tensor) -> TrainableSae:
         """Random, with so many dead features, and as sparse as the task says."""
-        config: type[SaeConfig] = configs[ARCHITECTURES[self.architecture]]
-        fields = config.model_fields
-        values = {name: value for name, value in SETTINGS.items() if name in fields and fields[name].is_required()}
-        values |= {"d_sae": self.d_sae, **({"k": self.k} if "k" in fields else {})}
-        values |= {"aux_k_coefficient": 1 / 32} if "aux_k_coefficient" in fields and self.n_dead else {}
-        sae = build(config(**values), self.d_in, seed=0).requires_grad_(False)
+        sae = build(self.config(), self.d_in, seed=0).requires_grad_(False)
         sae.W_enc[:, : self.n_dead] *= 0.2
-        if "k" not in fields:
+        own = dict(sae.named_parameters())
+        if not hasattr(sae, "k"):
             pre = x[:64] @ sae.W_enc
             cut = float(pre.flatten().kthvalue(pre.numel() - round(self.l0 * len(pre))).values)
-            own = dict(sae.named_parameters())
             own.get("b_gate", sae.b_enc).fill_(-cut / 2 if "threshold" in own else -cut)
             if "threshold" in own:
                 own["threshold"].fill_(cut / 2)
@@ -135,7 +141,7 @@ def make(method: str, task: Task, x: torch.Tensor) -> tuple[peers.Step, Callable
     if importlib.util.find_spec(library) is None or (method != "dictionary_learning" and task.architecture != "topk"):
         return None
     if method == "dictionary_learning":
-        theirs, l0_of = peers.dictionary_learning(task.sae(x), task.n_dead)
+        theirs, l0_of = peers.dictionary_learning(task.config(), task.sae(x), task.n_dead)
         return theirs, partial(l0_of, x)
     if method == "sparsify":
         return peers.sparsify(task.sae(x), task.n_dead), lambda: None

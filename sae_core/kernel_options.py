@@ -14,8 +14,11 @@ PARALLEL: dict[str, Any] = {**SERIAL, "parallel": True}
 @contextmanager
 def torch_threads() -> Iterator[None]:
     """Run kernels on as many threads as torch is allowed."""
+    n_threads = torch.get_num_threads()
     before = numba.get_num_threads()
-    numba.set_num_threads(max(1, min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)))
+    if torch.get_num_threads() != n_threads:  # numba has just started its threads: all cores', of torch's OpenMP too
+        torch.set_num_threads(n_threads)
+    numba.set_num_threads(max(1, min(n_threads, numba.config.NUMBA_NUM_THREADS)))
     try:
         yield
     finally:

@@ -1,5 +1,8 @@
 """The selection of codes, held equal to sorting all pre-activations; the products behind it, to torch."""
 
+import subprocess
+import sys
+
 import numba
 import numpy as np
 import pytest
@@ -232,3 +235,17 @@ def test_kernels_use_as_many_threads_as_torch_and_give_them_back():
     with torch_threads():
         assert numba.get_num_threads() == min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS)
     assert numba.get_num_threads() == before
+
+
+def test_starting_the_threads_of_kernels_leaves_torch_with_the_number_it_was_given():
+    """Where numba's threads are OpenMP's, starting them sets the number of torch's threads to that of all cores."""
+    script = """
+import torch
+from sae_core.kernel_options import torch_threads
+torch.set_num_threads(1)
+with torch_threads():
+    print(torch.get_num_threads())
+print(torch.get_num_threads())
+"""
+    found = subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+    assert found.stdout.split() == ["1", "1"]
