@@ -38,7 +38,7 @@ _THEME = {
 }
 _PDF_DATES = ("CreationDate", "Creator", "Producer")
 _FONT_SIZE = 8.5
-_PANEL_INCHES = (4.0, 3.0)
+PANEL_INCHES = (4.0, 3.0)
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": _FONT_SIZE,
@@ -72,15 +72,22 @@ _STYLE: dict[str, Any] = {
 }
 
 
-def png(panels: Sequence[Panel], columns: int = 2, dpi: int = 200, letters: bool = True) -> bytes:
+def png(
+    panels: Sequence[Panel],
+    columns: int = 2,
+    dpi: int = 200,
+    letters: bool = True,
+    inches: tuple[float, float] = PANEL_INCHES,
+) -> bytes:
     """One figure of several panels, on white; the same panels give the same bytes.
 
     Args:
-        dpi: dots per inch of panels of 4 by 3 inches.
+        dpi: dots per inch.
+        inches: width and height of a panel.
         letters: whether panels are named A, B, C, ... where there are several.
     """
     with matplotlib.rc_context(_rc()):
-        figure = _figure(panels, columns, letters and len(panels) > 1)
+        figure = _figure(panels, columns, letters and len(panels) > 1, inches)
         FigureCanvasAgg(figure)
         out = io.BytesIO()
         figure.savefig(out, format="png", dpi=dpi, facecolor="white", metadata={"Software": None})
@@ -172,10 +179,10 @@ def _rc() -> dict[str, Any]:
 _NOT_STYLE = {"backend", "backend_fallback", "interactive", "toolbar", "timezone", "webagg.open_in_browser"}
 
 
-def _figure(panels: Sequence[Panel], columns: int, letters: bool) -> Figure:
+def _figure(panels: Sequence[Panel], columns: int, letters: bool, inches: tuple[float, float] = PANEL_INCHES) -> Figure:
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(_PANEL_INCHES[0] * columns, _PANEL_INCHES[1] * rows), layout="constrained")
+    figure = Figure(figsize=(inches[0] * columns, inches[1] * rows), layout="constrained")
     # A place of its own for each panel: a long label of one must not squeeze the others.
     places = figure.subfigures(rows, columns, squeeze=False).ravel()
     for number, panel in enumerate(panels):

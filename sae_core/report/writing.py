@@ -61,16 +61,16 @@ def write_report(
     _write(folder / "table.json", _json(rows))
     _write(folder / "summary.json", _json(summary))
     _write(folder / "report.html", page.encode())
-    _write_pictures(folder, panels)
+    _write_pictures(folder, panels, len(records))
     write_whole(folder / "table.parquet", lambda part: pq.write_table(table, part))
     return _headline(records, rows)
 
 
-def _write_pictures(folder: Path, panels: ReportPanels) -> None:
+def _write_pictures(folder: Path, panels: ReportPanels, n_variants: int) -> None:
     answer, evidence = ([named.panel for named in group] for group in (panels.answer, panels.evidence))
     known = [named.panel for named in panels.evidence if not named.shows_nothing]
     _write(folder / "report.png", png(answer, dpi=240))
-    _write(folder / "agreement.png", png(answer[:1], columns=1, dpi=300))
+    _write(folder / "agreement.png", png(answer[:1], columns=1, dpi=200, inches=(7.0, 1.5 + 0.35 * n_variants)))
     _write(folder / "report_small.png", small_png(answer, max_bytes=_SMALL_BYTES))
     _write(folder / "evidence.png", png(known or evidence, dpi=200))
     _write(folder / "figures.pdf", pdf_pages([named.panel for named in panels.shown()]))
