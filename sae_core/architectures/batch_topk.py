@@ -8,20 +8,19 @@ from torch import Tensor
 
 from sae_core.architectures.base import Sae
 from sae_core.architectures.jumprelu import JumpReLU
+from sae_core.architectures.selecting import SelectingSae
 from sae_core.architectures.trainable import (
     WITHOUT_WARMUP,
     Loss,
     Moment,
     SparseRule,
-    TrainableSae,
-    auxiliary_loss,
     copied_into,
     keep_largest,
     squared_error,
 )
 
 
-class RunningThreshold(TrainableSae):
+class RunningThreshold(SelectingSae):
     """The part that BatchTopK and Matryoshka share: which codes are kept while training, and in use.
 
     While training, the ``k * batch`` largest rectified pre-activations of a batch. In use, those above ``threshold``:
@@ -44,12 +43,7 @@ class RunningThreshold(TrainableSae):
         threshold_beta: float = 0.999,
         threshold_start_steps: int = 1000,
     ):
-        super().__init__(d_in, d_sae)
-        if not 1 <= k < d_sae:
-            raise ValueError(f"k must be at least 1 and smaller than d_sae={d_sae}: got {k}; lower k or raise d_sae")
-        self.k = k
-        self.aux_k = max(1, d_in // 2) if aux_k is None else aux_k
-        self.aux_k_coefficient = aux_k_coefficient
+        super().__init__(d_in, d_sae, k, aux_k, aux_k_coefficient)
         self.threshold_beta, self.threshold_start_steps = threshold_beta, threshold_start_steps
         self.register_buffer("threshold", torch.tensor(-1.0))
 
@@ -60,15 +54,6 @@ class RunningThreshold(TrainableSae):
     def batch_codes(self, pre: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         """Codes while training: the tokens of a batch compete."""
         return keep_largest(pre.relu().flatten(), self.k * len(pre)).reshape(pre.shape)
-
-    def auxiliary(
-        self, pre: Float[Tensor, "batch d_sae"], residual: Float[Tensor, "batch d_in"], moment: Moment
-    ) -> Float[Tensor, ""]:
-        """Aux-k with its weight; zero without dead features."""
-        dead = moment.dead
-        if dead is None or self.aux_k_coefficient == 0:
-            return residual.new_zeros(())
-        return self.aux_k_coefficient * auxiliary_loss(pre[:, dead], self.W_dec[dead], residual.detach(), self.aux_k)
 
     def sparse_rule(self, moment: Moment) -> SparseRule:
         """The largest codes of a batch."""

@@ -6,20 +6,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_core.architectures.base import TRAINED_HERE, Conventions
+from sae_core.architectures.selecting import SelectingSae
 from sae_core.architectures.trainable import (
     WITHOUT_WARMUP,
     Loss,
     Moment,
     SparseRule,
-    TrainableSae,
-    auxiliary_loss,
     keep_largest,
     squared_error,
 )
 
 
 @final
-class TopK(TrainableSae):
+class TopK(SelectingSae):
     """Codes are the ``k`` largest rectified pre-activations; a token with fewer positive ones has fewer codes."""
 
     architecture = "topk"
@@ -36,12 +35,8 @@ class TopK(TrainableSae):
         k_anneal: float = 0.0,
         conventions: Conventions = TRAINED_HERE,
     ):
-        super().__init__(d_in, d_sae, conventions)
-        if not 1 <= k < d_sae:
-            raise ValueError(f"k must be at least 1 and smaller than d_sae={d_sae}: got {k}; lower k or raise d_sae")
-        self.k = k
-        self.aux_k = max(1, d_in // 2) if aux_k is None else aux_k
-        self.aux_k_coefficient, self.l1_coefficient, self.k_anneal = aux_k_coefficient, l1_coefficient, k_anneal
+        super().__init__(d_in, d_sae, k, aux_k, aux_k_coefficient, conventions)
+        self.l1_coefficient, self.k_anneal = l1_coefficient, k_anneal
 
     def activate(self, pre: Float[Tensor, "*batch d_sae"]) -> Float[Tensor, "*batch d_sae"]:
         """See the class."""
@@ -58,11 +53,8 @@ class TopK(TrainableSae):
         pre = self.pre_activations(x)
         codes = keep_largest(pre.relu(), self.k_at(moment))
         x_hat = self.decode(codes)
-        total = error = squared_error(x, x_hat)
-        if moment.dead is not None and self.aux_k_coefficient > 0:
-            dead = moment.dead
-            auxiliary = auxiliary_loss(pre[:, dead], self.W_dec[dead], (x - x_hat).detach(), self.aux_k)
-            total = error + self.aux_k_coefficient * auxiliary
+        error = squared_error(x, x_hat)
+        total = error + self.auxiliary(pre, x - x_hat, moment)
         if self.l1_coefficient > 0:
             total = total + self.l1_coefficient * moment.sparsity_scale * _off_support(pre, codes.detach() > 0)
         return Loss(total, error, codes)

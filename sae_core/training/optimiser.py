@@ -14,8 +14,6 @@ from sae_core.training import update_kernels as kernels
 
 EPSILON = 1e-8
 """Added to the root of Adam's second moment."""
-SMALLEST_LENGTH = 1e-30
-"""Decoder rows are divided by their length, or by this: a row that is zero stays zero."""
 
 
 class ConstrainedAdam:
@@ -135,7 +133,7 @@ class ConstrainedAdam:
         """What the constraints demand of the rows after the update."""
         enc, dec = self._sae.W_enc.T, self._sae.W_dec
         if self._sae.unit_decoder:
-            dec.div_(dec.norm(dim=1, keepdim=True).clamp_min(SMALLEST_LENGTH))
+            dec.div_(dec.norm(dim=1, keepdim=True).clamp_min(float(kernels.SMALLEST_LENGTH)))
         if self._aligned:
             enc.add_((1 - (enc * dec).sum(1, keepdim=True)) * dec)
 

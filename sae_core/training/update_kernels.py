@@ -13,6 +13,9 @@ import numpy as np
 from sae_core.kernel_options import PARALLEL, SERIAL
 from sae_core.ordered_dots import dot
 
+SMALLEST_LENGTH = np.float32(1e-30)
+"""Decoder rows are divided by their length, or by this: a row that is zero stays zero."""
+
 
 @numba.njit(**SERIAL)
 @no_type_check
@@ -60,7 +63,6 @@ def update_rows(
 ):
     """Update all rows in place; ``numbers`` are clip, beta1, beta2, rate, root and epsilon, float32."""
     clip, beta1, beta2, rate, root, epsilon = numbers
-    smallest = np.float32(1e-30)
     for i in numba.prange(len(dec)):
         e, d, g = enc[i], dec[i], np.empty(dec.shape[1], np.float32)
         _constrained(g, enc_gradient[i], e, decay, d, aligned)
@@ -68,7 +70,7 @@ def update_rows(
         _constrained(g, dec_gradient[i], d, np.float32(0) if unit else decay, d, unit)
         _adam(d, dec_mean[i], dec_square[i], g, clip, beta1, beta2, rate, root, epsilon)
         if unit:
-            length = max(np.sqrt(dot(d, d)), smallest)
+            length = max(np.sqrt(dot(d, d)), SMALLEST_LENGTH)
             for c in range(len(d)):
                 d[c] /= length
         if aligned:
