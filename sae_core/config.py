@@ -187,7 +187,7 @@ class SaeConfig(Config):
     def key(self) -> str:
         """Name of the variant, derived from its numbers: ``topk-d2048-k32``. Defaults are left out."""
         parts = [self.architecture, f"d{self.d_sae}"]  # type: ignore[attr-defined]
-        short = {"l1_coefficient": "l1_", "target_l0": "l0_"}
+        short = {"l1_coefficient": "l1_", "target_l0": "l0_", "aux_k_coefficient": "aux"}
         for field in sorted(type(self).model_fields):
             value, default = getattr(self, field), type(self).model_fields[field].default
             if field not in ("architecture", "d_sae") and value != default:
