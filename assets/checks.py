@@ -28,6 +28,7 @@ _NAMES: dict[str, list[str]] = {
     "consistency_checks": ["finite", "certified", "above_null"],
     "explanation_checks": ["explained"],
     "similarity_checks": ["explained"],
+    "experiment_checks": ["verified", "finite", "certified", "above_chance"],
 }
 
 
@@ -132,3 +133,23 @@ def similarity_checks(key: dg.AssetKey, similarity: Artifact, limits: ChecksConf
     """Most matched pairs have an explanation on both sides."""
     summary = similarity.summary
     return _results(key, [_explained(1 - summary["n_used"] / max(summary["n_matched"], 1), limits)])
+
+
+def experiment_checks(key: dg.AssetKey, experiment: Artifact) -> list[dg.AssetCheckResult]:
+    """The numbers of every point are there, their matchings proven optimal, and above what chance makes them."""
+    summary = experiment.summary
+    values = {name: value for name, value in summary.items() if name.startswith(("gt_mcc/", "pw_mcc/"))}
+    wrong = [name for name, value in values.items() if value is None or not math.isfinite(value)]
+    return _results(
+        key,
+        [
+            _verified(experiment),
+            ("finite", not wrong, {"numbers": len(values), "wrong": ", ".join(wrong)}),
+            ("certified", summary["certified"], {}),
+            (
+                "above_chance",
+                not summary["chance_like"],
+                {"chance_like": ", ".join(summary["chance_like"]), "n_points": summary["n_points"]},
+            ),
+        ],
+    )

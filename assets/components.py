@@ -1,5 +1,7 @@
-"""What users write in YAML: a language model, a study. The config models are the schema of the files."""
+"""What users write in YAML: a language model, a study, a synthetic study. The config models are the schema."""
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Self
 
 import dagster as dg
@@ -12,9 +14,12 @@ from assets.explanations import explanations_asset
 from assets.keys import model_key, observe_job_name
 from assets.models import model_asset
 from assets.reports import report_asset
+from assets.reproduction import reproduction_asset
 from assets.saes import sae_asset
 from assets.similarity import similarity_asset
+from assets.synthetic import experiment_asset
 from sae_core.config import ModelConfig, StudyConfig
+from sae_core.synthetic_config import SyntheticStudyConfig
 
 
 class LanguageModel(Component):
@@ -60,10 +65,62 @@ class Study(Component):
         """The assets of the study.
 
         Raises:
-            ValueError: if no model file has the name and hook that the study names.
+            ValueError: if no model file has the name and hook that the study names, or another study has its name.
         """
+        _refuse_clash(context)
         models = [component.config for component in context.component_tree.get_all_components(LanguageModel)]
         return study_definitions(self.config, model_of(self.config, models))
+
+
+class SyntheticStudy(Component):
+    """Experiments on data whose true features are known, and one page of what came out."""
+
+    def __init__(self, config: SyntheticStudyConfig):
+        self.config = config
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """The schema of the file."""
+        return SyntheticStudyConfig
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: ComponentLoadContext) -> Self:
+        """From the checked content of the file."""
+        assert isinstance(attributes, SyntheticStudyConfig)
+        return cls(attributes)
+
+    def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
+        """The assets of the study.
+
+        Raises:
+            ValueError: if another study has its name.
+        """
+        _refuse_clash(context)
+        studies = [component.config for component in context.component_tree.get_all_components(Study)]
+        named = [study for study in studies if study.name == self.config.language_model_study]
+        return synthetic_definitions(self.config, named[0] if named else None)
+
+
+def _refuse_clash(context: ComponentLoadContext) -> None:
+    studies = [component.config.name for component in context.component_tree.get_all_components(Study)]
+    synthetic = [component.config.name for component in context.component_tree.get_all_components(SyntheticStudy)]
+    refuse_equal_names(studies + synthetic)
+
+
+def refuse_equal_names(names: Sequence[str]) -> None:
+    """Refuse studies, on language models or synthetic, whose assets would have the same keys.
+
+    Raises:
+        ValueError: naming them.
+    """
+    # Dagster itself makes no difference between - and _ in a key.
+    counts = Counter(name.replace("-", "_") for name in names)
+    twice = sorted({name for name in names if counts[name.replace("-", "_")] > 1})
+    if twice:
+        raise ValueError(
+            f"studies must have names of their own, also synthetic ones, and - is the same as _: {', '.join(twice)} "
+            "given more than once; rename one (`name:` in its defs.yaml)"
+        )
 
 
 def model_of(study: StudyConfig, models: list[ModelConfig]) -> ModelConfig:
@@ -112,3 +169,13 @@ def study_definitions(study: StudyConfig, model: ModelConfig) -> dg.Definitions:
             report_asset(study, model),
         ]
     )
+
+
+def synthetic_definitions(study: SyntheticStudyConfig, language_model: StudyConfig | None) -> dg.Definitions:
+    """Assets of a synthetic study file.
+
+    Args:
+        language_model: the study whose results stand in the reproduction too, where there is one.
+    """
+    experiments = [experiment_asset(study, experiment) for experiment in study.experiments]
+    return dg.Definitions(assets=[*experiments, reproduction_asset(study, language_model)])

@@ -13,12 +13,12 @@ def model_key(model: str) -> dg.AssetKey:
 
 def observe_job_name(model: str) -> str:
     """Name of the job that looks at a model for new weights."""
-    return "observe_" + re.sub(r"[^A-Za-z0-9_]", "_", model)
+    return "observe_" + _identifier(model)
 
 
 def activations_key(model: str, hook: str) -> dg.AssetKey:
     """``activations/<model>/<hook>``; dots of the module path become underscores."""
-    return dg.AssetKey(["activations", model, re.sub(r"[^A-Za-z0-9_]", "_", hook)])
+    return dg.AssetKey(["activations", model, _identifier(hook)])
 
 
 @dataclass(frozen=True)
@@ -54,3 +54,28 @@ class StudyKeys:
     def report(self) -> dg.AssetKey:
         """The report of the study."""
         return self._key("report")
+
+
+@dataclass(frozen=True)
+class SyntheticKeys:
+    """The asset keys of one synthetic study, and its group: one a study, for its experiments are the stages."""
+
+    study: str
+
+    @property
+    def group(self) -> str:
+        """Group of all its assets."""
+        return _identifier(self.study)
+
+    def experiment(self, name: str) -> dg.AssetKey:
+        """Points of one experiment, by group where it has several."""
+        return dg.AssetKey([self.study, name])
+
+    @property
+    def reproduction(self) -> dg.AssetKey:
+        """The published numbers beside ours."""
+        return dg.AssetKey([self.study, "reproduction"])
+
+
+def _identifier(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_]", "_", name)

@@ -1,4 +1,4 @@
-"""Partitions of a study: variant x seed for runs, variant for what compares the seeds."""
+"""Partitions of a study: variant x seed for runs, variant for what compares the seeds; groups of an experiment."""
 
 from dataclasses import dataclass
 from typing import cast
@@ -6,6 +6,7 @@ from typing import cast
 import dagster as dg
 
 from sae_core.config import StudyConfig
+from sae_core.synthetic_config import ExperimentConfig
 
 
 @dataclass(frozen=True)
@@ -42,3 +43,20 @@ def all_seeds_of_variant(key: dg.AssetKey) -> dg.AssetDep:
 def all_partitions(key: dg.AssetKey) -> dg.AssetDep:
     """A dependency on every partition."""
     return dg.AssetDep(key, partition_mapping=dg.AllPartitionMapping())
+
+
+def group_partitions(experiment: ExperimentConfig) -> dg.StaticPartitionsDefinition | None:
+    """A partition for each group of an experiment; None where there is only one group."""
+    names = [group.name for group in experiment.groups]
+    return dg.StaticPartitionsDefinition(names) if len(names) > 1 else None
+
+
+def groups_by_partition(experiment: ExperimentConfig) -> dict[str | None, str]:
+    """Names of the groups by partition key; the key is None where there are no partitions."""
+    names = [group.name for group in experiment.groups]
+    return {name: name for name in names} if len(names) > 1 else {None: names[0]}
+
+
+def all_groups(key: dg.AssetKey, experiment: ExperimentConfig) -> dg.AssetDep:
+    """A dependency on every group of an experiment."""
+    return all_partitions(key) if group_partitions(experiment) else dg.AssetDep(key)

@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.verdicts import markdown_verdicts, read_verdicts
 from sae_core.store import Artifact
 
 # sae_core.report is imported where it is used: definitions load without matplotlib and torch.
@@ -56,4 +57,25 @@ def report_metadata(artifact: Artifact) -> dict[str, Any]:
         "dagster/row_count": artifact.summary["n_variants"],
         **_numbers(artifact.summary),
         **_picture((artifact.path / "report_small.png").read_bytes(), "report"),
+    }
+
+
+def experiment_metadata(artifact: Artifact) -> dict[str, Any]:
+    """GT-MCC and PW-MCC of every point, their table and their figure."""
+    return {
+        "table": dg.MetadataValue.md((artifact.path / "table.md").read_text(encoding="utf-8")),
+        **_numbers(artifact.summary),
+        **_picture((artifact.path / "figure_small.png").read_bytes(), "points"),
+    }
+
+
+def reproduction_metadata(artifact: Artifact) -> dict[str, Any]:
+    """The table of verdicts, how often each was given, where the page lies, and where agreement follows the truth."""
+    rows = read_verdicts(artifact.path)
+    return {
+        "table": dg.MetadataValue.md(markdown_verdicts(rows)),
+        "page": dg.MetadataValue.path(str(artifact.path / "reproduction.md")),
+        "dagster/row_count": len(rows),
+        **_numbers(artifact.summary),
+        **_picture((artifact.path / "proxy_map_small.png").read_bytes(), "agreement and truth"),
     }

@@ -66,10 +66,24 @@ def upstream(
     Raises:
         dagster.Failure: if there is none, or the store no longer holds it; nothing is retried.
     """
-    name = key.to_user_string() + (f" [{partition}]" if partition else "")
+    found = upstream_if_any(context, store, key, partition)
+    if found is None:
+        name = _name(key, partition)
+        raise dg.Failure(f"{name} has never been materialized: materialize it first", allow_retries=False)
+    return found
+
+
+def upstream_if_any(
+    context: dg.AssetExecutionContext, store: ArtifactStore, key: dg.AssetKey, partition: str | None = None
+) -> dict[str, Artifact] | None:
+    """The same, or None where it has never been materialized.
+
+    Raises:
+        dagster.Failure: if the store no longer holds what was materialized.
+    """
     event = context.instance.get_latest_data_version_record(key, is_source=False, partition_key=partition)
     if event is None or event.asset_materialization is None:
-        raise dg.Failure(f"{name} has never been materialized: materialize it first", allow_retries=False)
+        return None
     found: dict[str, Artifact] = {}
     for label, value in event.asset_materialization.metadata.items():
         if label.startswith(_PREFIX):
@@ -77,8 +91,12 @@ def upstream(
             try:
                 found[label.removeprefix(_PREFIX)] = store.open(reference["url"], reference["content"])
             except StoreError as error:
-                raise dg.Failure(f"{name}: {error}", allow_retries=False) from error
+                raise dg.Failure(f"{_name(key, partition)}: {error}", allow_retries=False) from error
     return found
+
+
+def _name(key: dg.AssetKey, partition: str | None) -> str:
+    return key.to_user_string() + (f" [{partition}]" if partition else "")
 
 
 def progress_of(context: dg.AssetExecutionContext, title: str) -> Progress:

@@ -1,6 +1,7 @@
 """The command line: ``concord``."""
 
 import os
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -18,35 +19,52 @@ def main() -> None:
 @main.command("list")
 def list_studies() -> None:
     """The studies that the YAML files under pipelines/defs define."""
-    from pipelines.project import study_files
+    from pipelines.project import project_files
 
-    for name, (study, model) in sorted(study_files().items()):
+    files = project_files()
+    for name, (study, model) in sorted(files.studies.items()):
         variants = ", ".join(variant.key for variant in study.variants)
         click.echo(f"{name}: {model.name} at {study.hook}; {variants}; {len(study.seeds)} seeds")
+    for name, synthetic in sorted(files.synthetic.items()):
+        experiments = ", ".join(experiment.name for experiment in synthetic.experiments)
+        click.echo(f"{name}: synthetic; {experiments}; {len(synthetic.seeds)} seeds")
 
 
-@main.command(epilog="Examples:  concord run quickstart   |   concord run pythia-160m")
+@main.command(
+    epilog="""\b
+Examples:
+  concord run quickstart
+  concord run pythia-160m
+  concord run paper --docs docs
+"""
+)
 @click.argument("study")
-def run(study: str) -> None:
+@click.option(
+    "--docs", type=click.Path(path_type=Path), help="Copy the page of a synthetic study and its figures here."
+)
+def run(study: str, docs: Path | None) -> None:
     """Materialize every asset of STUDY: activations, SAEs, consistency, explanations, report.
+
+    A synthetic study has experiments instead, and a page that sets what was published beside what came out.
 
     What is in the store already is not made again. A run that was killed goes on where it stopped.
     """
     from transformers.utils.logging import disable_progress_bar
 
     from pipelines.runner import StudyFailed, run_study
-    from sae_core.report.writing import terminal_table
 
     disable_progress_bar()  # of loading weights; the chain has its own
     try:
-        outcome = run_study(study, echo=lambda line: click.echo(line, err=True))
+        outcome = run_study(study, lambda line: click.echo(line, err=True), docs)
     except (KeyError, ValueError, OSError, RuntimeError, StudyFailed) as error:
         raise click.ClickException(str(error.args[0] if isinstance(error, KeyError) else error)) from error
     click.echo()
-    click.echo(terminal_table(outcome.report))
+    click.echo(outcome.table)
     made = outcome.n_steps - outcome.n_cache_hits
     click.echo(f"\n{made} made, {outcome.n_cache_hits} from the cache, {outcome.seconds:.0f} s")
-    click.echo(f"Report: {outcome.report / 'report.html'}")
+    click.echo(f"Report: {outcome.page}")
+    if docs is not None:
+        click.echo(f"Copied: {docs / outcome.page.name}")
     click.echo("UI:     make ui, then open http://127.0.0.1:3000")
 
 

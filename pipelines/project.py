@@ -2,12 +2,14 @@
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 
-from assets.components import LanguageModel, Study, model_of
+from assets.components import LanguageModel, Study, SyntheticStudy, model_of, refuse_equal_names
 from sae_core.config import ModelConfig, StudyConfig
+from sae_core.synthetic_config import SyntheticStudyConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -21,9 +23,27 @@ def dagster_home() -> Path:
     return home
 
 
-def study_files() -> dict[str, tuple[StudyConfig, ModelConfig]]:
-    """Every study with its model, by name, from the YAML files."""
+@dataclass(frozen=True)
+class ProjectFiles:
+    """What the YAML files define, by name."""
+
+    studies: dict[str, tuple[StudyConfig, ModelConfig]]
+    """Studies on a language model, each with its model."""
+    synthetic: dict[str, SyntheticStudyConfig]
+
+
+def project_files() -> ProjectFiles:
+    """Every study of the YAML files.
+
+    Raises:
+        ValueError: if two have the same name, or the model of one is not there.
+    """
     tree = dg.ComponentTree.for_project(ROOT)
     models = [component.config for component in tree.get_all_components(LanguageModel)]
     studies = [component.config for component in tree.get_all_components(Study)]
-    return {study.name: (study, model_of(study, models)) for study in studies}
+    synthetic = [component.config for component in tree.get_all_components(SyntheticStudy)]
+    refuse_equal_names([study.name for study in studies] + [study.name for study in synthetic])
+    return ProjectFiles(
+        studies={study.name: (study, model_of(study, models)) for study in studies},
+        synthetic={study.name: study for study in synthetic},
+    )

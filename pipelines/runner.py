@@ -3,19 +3,17 @@
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import dagster as dg
 import psutil
 
-from assets.keys import StudyKeys, activations_key, observe_job_name
-from assets.partitions import run_key
 from assets.recording import default_store_root
-from pipelines.project import dagster_home, study_files
-from sae_core.config import ModelConfig, StudyConfig
-from sae_core.preflight import preflight_study
+from pipelines.chains import Chain, Step, chain_of
+from pipelines.docs_pages import publish, require_folder
+from pipelines.project import dagster_home, project_files
 from sae_core.store import ArtifactStore
 
 # Dagster's own log lines would bury the progress; warnings and errors come through.
@@ -24,20 +22,15 @@ _QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 
 @dataclass(frozen=True)
-class Step:
-    """One materialization: an asset, and a partition of it where it has any."""
-
-    title: str
-    key: dg.AssetKey
-    partition: str | None = None
-
-
-@dataclass(frozen=True)
 class Outcome:
     """What came of a study."""
 
     report: Path
-    """Folder of the report artifact."""
+    """Folder of the artifact of the last step: the report, or the reproduction."""
+    page: Path
+    """What a user opens of it."""
+    table: str
+    """What the terminal shows of it."""
     n_steps: int
     n_cache_hits: int
     seconds: float
@@ -47,64 +40,66 @@ class StudyFailed(RuntimeError):
     """A step of the chain failed; what was made before it is kept."""
 
 
-def steps(study: StudyConfig, model: ModelConfig) -> Iterator[Step]:
-    """The chain of a study in an order in which everything upstream comes first."""
-    keys, variants = StudyKeys(study.name), [variant.key for variant in study.variants]
-    runs = [(variant, seed) for variant in variants for seed in study.seeds]
-    yield Step(f"activations of {model.name} at {study.hook}", activations_key(model.name, study.hook))
-    for variant, seed in runs:
-        yield Step(f"SAE {variant}, seed {seed}", keys.sae, run_key(variant, seed))
-    for variant in variants:
-        yield Step(f"consistency of {variant}", keys.consistency, variant)
-    for variant, seed in runs:
-        yield Step(f"explanations of {variant}, seed {seed}", keys.explanations, run_key(variant, seed))
-    for variant in variants:
-        yield Step(f"explanation similarity of {variant}", keys.similarity, variant)
-    yield Step("report", keys.report)
-
-
-def run_study(name: str, echo: Callable[[str], None]) -> Outcome:
+def run_study(name: str, echo: Callable[[str], None], docs: Path | None = None) -> Outcome:
     """Materialize every asset of a study, in order; what the store holds already is a cache hit.
+
+    Args:
+        docs: folder that gets a copy of the page.
 
     Raises:
         KeyError: if there is no such study; the message lists those there are.
+        ValueError: if the page of the study is not one for a folder of documentation.
+        FileNotFoundError: if there is no such folder.
         StudyFailed: if a step failed.
     """
-    files = study_files()
-    if name not in files:
-        raise KeyError(f"there is no study {name!r}; pipelines/defs/studies defines {', '.join(sorted(files))}")
-    study, model = files[name]
-    preflight_study(study, model, ArtifactStore(default_store_root()))
+    chain = chain_of(project_files(), name)
+    if docs is not None:
+        if not chain.for_docs:
+            raise ValueError(
+                f"--docs is for synthetic studies, whose page is Markdown: {name} has a report of its own "
+                f"({chain.page}); leave --docs out"
+            )
+        require_folder(docs)
+    if chain.preflight is not None:
+        chain.preflight(ArtifactStore(default_store_root()))
     dagster_home()
     from pipelines.definitions import defs
 
     with dg.DagsterInstance.get() as instance:
-        return materialize_chain(defs(), instance, study, model, echo)
+        outcome = materialize_chain(defs(), instance, chain, echo)
+    if docs is not None:
+        publish(outcome.page, docs)
+    return outcome
 
 
 def materialize_chain(
-    definitions: dg.Definitions,
-    instance: dg.DagsterInstance,
-    study: StudyConfig,
-    model: ModelConfig,
-    echo: Callable[[str], None],
+    definitions: dg.Definitions, instance: dg.DagsterInstance, chain: Chain, echo: Callable[[str], None]
 ) -> Outcome:
-    """Materialize every asset of a study into a Dagster instance.
+    """Materialize every asset of a chain into a Dagster instance.
 
     Raises:
         StudyFailed: if a step failed.
     """
-    start, hits, chain = time.monotonic(), 0, list(steps(study, model))
+    start, hits = time.monotonic(), 0
     _close_killed_runs(instance)
-    _observe(definitions, instance, model)
+    if chain.observe is not None:
+        definitions.resolve_job_def(chain.observe).execute_in_process(instance=instance, run_config=_QUIET)
     job = definitions.resolve_implicit_global_asset_job_def()
-    for number, step in enumerate(chain, 1):
+    for number, step in enumerate(chain.steps, 1):
         begin = time.monotonic()
         hit = _materialize(job, instance, step)
         hits += hit
         took = "cached" if hit else f"{time.monotonic() - begin:.0f} s"
-        echo(f"[{number:2d}/{len(chain)}] {step.title}: {took}")
-    return Outcome(_report_folder(instance, study), len(chain), hits, time.monotonic() - start)
+        echo(f"[{number:2d}/{len(chain.steps)}] {step.title}: {took}")
+    folder = _artifact_folder(instance, chain.steps[-1].key)
+    return Outcome(
+        report=folder,
+        page=folder / chain.page,
+        table=chain.table(folder),
+        n_steps=len(chain.steps),
+        n_cache_hits=hits,
+        seconds=time.monotonic() - start,
+    )
 
 
 def _process(pid: int) -> str:
@@ -119,11 +114,6 @@ def _close_killed_runs(instance: dg.DagsterInstance) -> None:
         host, _, pid = run.tags.get(_PROCESS_TAG, "").rpartition(":")
         if host == platform.node() and not psutil.pid_exists(int(pid)):
             instance.report_run_failed(run, "its process was killed; `concord run` goes on where it stopped")
-
-
-def _observe(definitions: dg.Definitions, instance: dg.DagsterInstance, model: ModelConfig) -> None:
-    job = definitions.resolve_job_def(observe_job_name(model.name))
-    job.execute_in_process(instance=instance, run_config=_QUIET)
 
 
 def _materialize(job: dg.JobDefinition, instance: dg.DagsterInstance, step: Step) -> bool:
@@ -151,8 +141,8 @@ def _reason(result: dg.ExecuteInProcessResult) -> str:
     return "see the run in the UI (make ui)"
 
 
-def _report_folder(instance: dg.DagsterInstance, study: StudyConfig) -> Path:
-    event = instance.get_latest_materialization_event(StudyKeys(study.name).report)
+def _artifact_folder(instance: dg.DagsterInstance, key: dg.AssetKey) -> Path:
+    event = instance.get_latest_materialization_event(key)
     assert event is not None
     assert event.asset_materialization is not None
     return Path(str(event.asset_materialization.metadata["path"].value))

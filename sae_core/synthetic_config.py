@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sae_core.config import Config, Fraction, Name, TrainedConfig
+from sae_core.config import Config, Fraction, Name, StandardConfig, TopKConfig, TrainedConfig
 from sae_core.sweeps import Sweeps
 
 Positive = Annotated[float, Field(gt=0)]
@@ -103,7 +103,7 @@ class SyntheticConfig(Config):
     ``d_gt`` unit directions in ``d_in`` dimensions, of which ``k`` fire on a sample.
     """
 
-    d_in: int = Field(ge=1)
+    d_in: int = Field(ge=2)
     """Width of a sample; the paper calls it m."""
     d_gt: int = Field(ge=1)
     """Number of true features."""
@@ -210,6 +210,8 @@ class RecipeConfig(Config):
     """Train on so many samples, again and again in another order; None draws every batch anew."""
     vary: Literal["init", "init_and_data"] = "init"
     """What a seed changes: the initial weights, as in the paper; or the samples too."""
+    dead_after_samples: int = Field(default=100_000, ge=1)
+    """A feature that did not fire for so many samples counts as dead: where a variant has aux-k, that acts on it."""
     log_every: int = Field(default=100, ge=1)
     """Steps between two points of the curves."""
 
@@ -242,15 +244,19 @@ class MeasuresConfig(Config):
     """Measure recovery by so many groups of consecutive true features."""
     round_trip: bool = False
     """Check the theory's premises: spark, coherence, and whether encode(decode(f)) = f on k-sparse codes."""
-    checkpoints: list[Annotated[float, Field(ge=0, le=1)]] = []
+    checkpoints: list[Annotated[float, Field(ge=0, le=1)]] = Field(default=[])
     """Shares of the steps after which PW-MCC and GT-MCC are measured too."""
-    seed_counts: list[Annotated[int, Field(ge=2)]] = []
+    seed_counts: list[Annotated[int, Field(ge=2)]] = Field(default=[])
     """Measure what fewer seeds would have said: so many of them, drawn several times."""
     n_frequency_bins: int = Field(default=5, ge=1)
-    thresholds: list[Fraction] = [0.5, 0.7, 0.9]
+    thresholds: list[Fraction] = Field(default=[0.5, 0.7, 0.9])
     """Cosines at which a pair counts as shared, or a true feature as recovered."""
     seed: int = Field(default=0, ge=0)
     """Of the evaluation samples, nulls and drawn codes."""
+
+
+def _has_options(variant: TopKConfig) -> bool:
+    return bool(variant.aux_k_coefficient or variant.l1_coefficient or variant.k_anneal)
 
 
 class PointConfig(Config):
@@ -267,6 +273,20 @@ class PointConfig(Config):
     def key(self) -> str:
         """Name of the point within its experiment."""
         return f"{self.data.key}.{self.variant.key}.{self.recipe_name}"
+
+    @model_validator(mode="after")
+    def _trainable(self) -> "PointConfig":
+        variant, recipe = self.variant, self.recipe
+        if variant.whiten:
+            raise ValueError("synthetic samples are not whitened: take whiten out of the variant")
+        plain = isinstance(variant, StandardConfig) or (isinstance(variant, TopKConfig) and not _has_options(variant))
+        if not plain and (not recipe.unit_decoder or recipe.mean_error or recipe.code_l1):
+            raise ValueError(
+                f"recipe {self.recipe_name} trains as the paper's released code does (unit_decoder: false, mean_error "
+                f"or code_l1), which is for standard, and topk with aux_k_coefficient: 0: got {variant.key}; use "
+                "another recipe"
+            )
+        return self
 
 
 FigureKind = Literal["bars", "sweep", "groups", "frequency", "dynamics", "round_trip", "seeds"]
@@ -326,11 +346,11 @@ class SyntheticStudyConfig(Config):
     """A *synthetic study file*."""
 
     name: Name
-    seeds: list[Annotated[int, Field(ge=0)]] = list(range(10))
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(default=list(range(10)))
     recipes: dict[Name, RecipeConfig]
     experiments: list[ExperimentConfig] = Field(min_length=1)
     language_model_study: Name | None = None
-    """Name of a study of Pythia-160M whose results, once there are any, stand in the reproduction beside the paper's."""
+    """Name of a study of Pythia-160M whose results, once there are any, stand beside the paper's."""
 
     @model_validator(mode="after")
     def _fits(self) -> "SyntheticStudyConfig":

@@ -17,7 +17,8 @@ from assets.keys import StudyKeys, activations_key, model_key
 from assets.partitions import run_key
 from assets.recording import StoreResource
 from pipelines import runner
-from pipelines.runner import StudyFailed, materialize_chain, steps
+from pipelines.chains import study_chain
+from pipelines.runner import StudyFailed, materialize_chain
 from sae_core.architectures import build
 from sae_core.config import ModelConfig, StudyConfig, TopKConfig
 from sae_core.formats import save_sae
@@ -86,7 +87,8 @@ def world(tmp_path):
 
         def run(self, study, instance):
             self.lines.clear()
-            return materialize_chain(self.definitions(study), instance, study, self.model, self.lines.append)
+            chain = study_chain(study, self.model)
+            return materialize_chain(self.definitions(study), instance, chain, self.lines.append)
 
         def made(self):
             """Titles of the steps of the last run that were not cache hits."""
@@ -102,7 +104,7 @@ def test_the_whole_chain_runs_and_a_second_run_is_all_cache_hits(world):
     study = study_config()
     first = world.run(study, instance)
     assert first.n_cache_hits == 0
-    assert first.n_steps == len(list(steps(study, world.model))) == 1 + 4 + 2 + 4 + 2 + 1
+    assert first.n_steps == len(study_chain(study, world.model).steps) == 1 + 4 + 2 + 4 + 2 + 1
     rows = json.loads((first.report / "table.json").read_text())
     assert len(rows) == 2
     assert "<html" in (first.report / "report.html").read_text()

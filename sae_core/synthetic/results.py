@@ -33,10 +33,11 @@ class Recovery(Result):
     kappa_isotropic: float
     """``(gt_mcc - null) / (1 - null)``."""
     kappa_sign_flip: float | None
+    """The same with that null; None without draws, or where it is 1."""
     recovered_fraction: dict[str, float]
     """For each threshold the share of all ``d_gt`` true features whose matched cosine reaches it."""
     uniqueness: float
-    """Different true features among the nearest of each feature of the SAE, over ``d_sae`` (SynthSAEBench's measure)."""
+    """Different true features among the nearest of each SAE feature, over ``d_sae`` (as in SynthSAEBench)."""
     histogram: CosineHistogram
     """Matched absolute cosines over all runs, beside those of the sign-flip null."""
 
@@ -122,7 +123,9 @@ class FeatureGroup(Result):
 
 
 class CapacityLaw(Result):
-    """``n_matched`` of a group grows as ``probability ** alpha``: a Poisson regression over groups and runs."""
+    """``n_matched`` of a group grows as ``probability ** alpha``: a Poisson regression over groups and runs.
+
+    Where the SAE has room for all true features every group is full, and alpha near 0 whatever the law."""
 
     alpha: float
     ci_low: float
@@ -155,7 +158,8 @@ class Premises(Result):
     mutual_coherence: float
     """Largest absolute cosine of two true features."""
     coherence_bound: float
-    """``(1 + 1 / mutual_coherence) / 2``: below so many active features, coherence alone makes codes unique."""
+    """``(1 + 1 / mutual_coherence) / 2``, at most ``d_gt + 1``: below so many active features, coherence alone makes
+    codes unique (Donoho & Elad 2003)."""
     smallest_singular_value: float
     """Over the sets of 2k true features that were looked at; 0 means that some k-sparse codes are not unique."""
     n_sets: int
@@ -212,7 +216,7 @@ class PointSummary(Result):
     groups: list[FeatureGroup] | None
     """None without groups."""
     capacity: CapacityLaw | None
-    """None without groups, or when fewer than two groups got any feature."""
+    """None without groups, or where it is undetermined: one run, or fewer than two groups that got any feature."""
     dynamics: list[DynamicsPoint] | None
     """None without checkpoints."""
     seed_counts: list[SeedCount] | None

@@ -1,0 +1,1 @@
+"""Synthetic data whose true features are known, and what SAEs find of them."""
