@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from assets.point_numbers import point_numbers
 from assets.verdicts import markdown_verdicts, read_verdicts
 from sae_core.store import Artifact
 
@@ -62,20 +63,23 @@ def report_metadata(artifact: Artifact) -> dict[str, Any]:
 
 def experiment_metadata(artifact: Artifact) -> dict[str, Any]:
     """GT-MCC and PW-MCC of every point, their table and their figure."""
+    points = point_numbers(artifact)
     return {
         "table": dg.MetadataValue.md((artifact.path / "table.md").read_text(encoding="utf-8")),
         **_numbers(artifact.summary),
+        **{f"gt_mcc/{point.key}": point.gt_mcc for point in points},
+        **{f"pw_mcc/{point.key}": point.pw_mcc for point in points},
         **_picture((artifact.path / "figure_small.png").read_bytes(), "points"),
     }
 
 
 def reproduction_metadata(artifact: Artifact) -> dict[str, Any]:
     """The table of verdicts, how often each was given, where the page lies, and where agreement follows the truth."""
-    rows = read_verdicts(artifact.path)
+    rows, proxy_map = read_verdicts(artifact.path), artifact.path / "proxy_map_small.png"
     return {
         "table": dg.MetadataValue.md(markdown_verdicts(rows)),
         "page": dg.MetadataValue.path(str(artifact.path / "reproduction.md")),
         "dagster/row_count": len(rows),
         **_numbers(artifact.summary),
-        **_picture((artifact.path / "proxy_map_small.png").read_bytes(), "agreement and truth"),
+        **(_picture(proxy_map.read_bytes(), "agreement and truth") if proxy_map.is_file() else {}),
     }

@@ -1,43 +1,46 @@
-"""The table of a reproduction, published beside ours, as Markdown and for a terminal."""
+"""The table of a reproduction, the published numbers beside ours, as Markdown and for a terminal."""
 
 import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-Verdict = dict[str, str]
-"""One row: claim, setting, published, ours, ci, null, kappa, verdict, all as they are shown."""
+Row = dict[str, Any]
+"""A row as ``rows.json`` has it (``sae_core.reproduction.rows.Row.as_json``)."""
 
-_WIDTHS = {"claim": 44, "published": 18, "ours": 18, "verdict": 20}
-"""Columns of the table for a terminal and the characters a line of each may have: 106 with what is between them."""
+_WIDTHS = {"row": 25, "claim": 33, "published": 14, "ours": 16, "verdict": 14}
+"""Columns of the table for a terminal and the characters that a line of each may have, 110 with the gaps."""
 _GAP = "  "
 
 
-def read_verdicts(folder: Path) -> list[Verdict]:
+def read_verdicts(folder: Path) -> list[Row]:
     """The rows of a *reproduction* artifact."""
-    rows: list[Verdict] = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
+    rows: list[Row] = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
     return rows
 
 
-def markdown_verdicts(rows: Sequence[Verdict]) -> str:
-    """All columns as a Markdown table."""
-    header = ["claim", "setting", "published", "ours", "95 % CI", "null", "kappa", "verdict"]
-    fields = ["claim", "setting", "published", "ours", "ci", "null", "kappa", "verdict"]
-    lines = [_line(header), "|-|-|" + "-:|" * (len(header) - 3) + "-|"]
-    return "\n".join([*lines, *(_line([row[field].replace("|", "\\|") for field in fields]) for row in rows)])
-
-
-def terminal_verdicts(rows: Sequence[Verdict]) -> str:
-    """Claim, published value, ours and verdict, at most 110 characters wide; what is longer takes several lines."""
-    lines = [_GAP.join(name.ljust(width) for name, width in _WIDTHS.items()).rstrip()]
-    lines.append(_GAP.join("-" * width for width in _WIDTHS.values()))
+def markdown_verdicts(rows: Sequence[Row]) -> str:
+    """Each row with its intervals, chance levels and notes, as a Markdown table."""
+    lines = ["| claim | setting | published | ours | 95 % CI | null | kappa | verdict |", "|-|-|-:|-:|-:|-:|-:|-|"]
     for row in rows:
-        cells = [textwrap.wrap(row[name], width) or [""] for name, width in _WIDTHS.items()]
-        for number in range(max(map(len, cells))):
-            parts = [cell[number] if number < len(cell) else "" for cell in cells]
-            lines.append(_GAP.join(map(str.ljust, parts, _WIDTHS.values())).rstrip())
+        claim = f"**{row['regime']}** {row['claim']}"
+        verdict = f"**{row['verdict']}**" + "".join(f"; {note}" for note in row["notes"])
+        cells = [claim, *(row[name] for name in ("setting", "published", "ours", "ci", "null", "kappa")), verdict]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
 
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"
+def terminal_verdicts(rows: Sequence[Row]) -> str:
+    """Published, ours and verdict, at most 110 characters wide; what is longer takes several lines."""
+    lines = [_GAP.join(name.ljust(width) for name, width in _WIDTHS.items()).rstrip()]
+    lines.append(_GAP.join("-" * width for width in _WIDTHS.values()))
+    for row in rows:
+        texts = [row["id"], f"{row['regime']}: {row['claim']}", row["published"], row["ours"], row["verdict"]]
+        if any(value["chance_like"] for value in row["values"]):
+            texts[3] += " (chance-like)"
+        cells = [textwrap.wrap(text, width) for text, width in zip(texts, _WIDTHS.values(), strict=True)]
+        for place in range(max(map(len, cells))):
+            parts = [cell[place] if place < len(cell) else "" for cell in cells]
+            lines.append(_GAP.join(map(str.ljust, parts, _WIDTHS.values())).rstrip())
+    return "\n".join(lines)

@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from sae_core.synthetic.data import SyntheticData
 from torch import Tensor
 
 from sae_core.architectures import build
 from sae_core.config import StandardConfig, TopKConfig, TrainingConfig
+from sae_core.synthetic.data import SyntheticData
 from sae_core.synthetic.points import build_point
 from sae_core.synthetic_config import (
     MeasuresConfig,

@@ -41,6 +41,9 @@ def make_experiment(
     """The points of one group of an experiment, their table and their figure.
 
     Points that exist are not made again; a killed call goes on with the first that is missing.
+
+    Raises:
+        ValueError: if the data of a point cannot be made, before anything is trained; or if an SAE diverges.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -54,8 +57,12 @@ def make_experiment(
         ]
         return write_experiment(folder, found.group(group), summaries)
 
+    from sae_core.synthetic.data import check_firing
+
     found = study.experiment(experiment)
     configs = study.points(found, group)
+    for config in configs:  # all of them, before the first is trained
+        check_firing(config.data)
     points = []
     for number, config in enumerate(configs):
         progress(number, len(configs), config.key)

@@ -75,8 +75,9 @@ class Correlated(Config):
 class Hierarchical(Config):
     """Features stand in trees; a child can fire only where its parent does.
 
-    Feature i has the children ``branching * i + roots`` to ``branching * i + roots + branching - 1``, as far as there
-    are so many features. Its own probability, that of ``frequency``, holds where its parent fires.
+    Feature i has the children ``branching * i + n_roots`` to ``branching * i + n_roots + branching - 1``, as far as
+    there are so many features. Its own probability, that of ``frequency``, holds where its parent fires; all
+    probabilities are scaled by one factor so that k features fire on average.
     """
 
     kind: Literal["hierarchical"]

@@ -27,9 +27,7 @@ def histogram(value: float, null: float, n: int = 200) -> CosineHistogram:
     """A peak at the value, and one of the null."""
     edges = np.linspace(0, 1, 41)
     rng = np.random.default_rng(0)
-    counts, chance = (
-        np.histogram(np.clip(rng.normal(centre, 0.05, n), 0, 1), edges)[0] for centre in (value, null)
-    )
+    counts, chance = (np.histogram(np.clip(rng.normal(centre, 0.05, n), 0, 1), edges)[0] for centre in (value, null))
     return CosineHistogram(edges=edges.tolist(), counts=counts.tolist(), null_counts=chance.astype(float).tolist())
 
 
@@ -41,14 +39,14 @@ def a_summary() -> ConsistencySummary:
     return consistency(runs, ConsistencyConfig(n_null_draws=1)).summary
 
 
-def a_config(architecture: str = "topk", d_sae: int = 16, k: int = 3, recipe: str = "unit", **data: object) -> PointConfig:
+def a_config(architecture: str = "topk", d_sae: int = 16, sae_k: int = 3, **data: object) -> PointConfig:
     """A point as a study file has it."""
-    needs = {"standard": {"l1_coefficient": 0.1}, "topk": {"k": k, "aux_k_coefficient": 0}}[architecture]
+    needs = {"standard": {"l1_coefficient": 0.1}, "topk": {"k": sae_k, "aux_k_coefficient": 0}}[architecture]
     return PointConfig.model_validate(
         {
             "data": {"d_in": 8, "d_gt": 16, "k": 3, **data},
             "variant": {"architecture": architecture, "d_sae": d_sae, **needs},
-            "recipe_name": recipe,
+            "recipe_name": "unit",
             "recipe": RecipeConfig(),
             "measures": {},
             "seeds": [0, 1, 2],

@@ -1,5 +1,6 @@
 """Asset checks: what fails, and whether it blocks what lies downstream."""
 
+import json
 from types import SimpleNamespace
 
 import dagster as dg
@@ -94,7 +95,38 @@ def test_many_missing_explanations_warn():
     assert outcome(checks.similarity_checks(KEY, artifact(n_used=10, n_matched=100), LIMITS)) == {"explained": False}
 
 
-def test_every_check_that_is_declared_is_made_and_the_other_way_round():
+def experiment(folder, **changes):
+    """An experiment of two points, the second one with changes."""
+    good = {"gt_mcc": 0.9, "pw_mcc": 0.8, "certified": True, "chance_like": []}
+    points = [
+        {
+            "recovery": {"gt_mcc": point["gt_mcc"]},
+            "consistency": {"pw_mcc": point["pw_mcc"], "certified": point["certified"]},
+            "chance_like": point["chance_like"],
+        }
+        for point in (good, good | changes)
+    ]
+    (folder / "points.json").write_text(json.dumps(points))
+    manifest = SimpleNamespace(files={}, inputs={"points": ["first", "second"]})
+    return SimpleNamespace(summary={}, manifest=manifest, path=folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "severity", "named"),
+    [
+        ({"gt_mcc": float("nan")}, "finite", dg.AssetCheckSeverity.ERROR, "second"),
+        ({"certified": False}, "certified", dg.AssetCheckSeverity.ERROR, "second"),
+        ({"chance_like": ["gt_mcc"]}, "above_chance", dg.AssetCheckSeverity.WARN, "second (gt_mcc)"),
+    ],
+    ids=["finite", "certified", "above_chance"],
+)
+def test_a_wrong_number_of_an_experiment_blocks_and_one_at_chance_warns(tmp_path, changes, name, severity, named):
+    (failed,) = [r for r in checks.experiment_checks(KEY, experiment(tmp_path, **changes)) if not r.passed]
+    assert (failed.check_name, failed.severity) == (name, severity)
+    assert named in [value.value for value in failed.metadata.values()]
+
+
+def test_every_check_that_is_declared_is_made_and_the_other_way_round(tmp_path):
     made = {
         "activation_checks": checks.activation_checks(KEY, artifact()),
         "sae_checks": checks.sae_checks(KEY, artifact(), evaluation(), TopKConfig(d_sae=64, k=16), LIMITS),
@@ -103,6 +135,7 @@ def test_every_check_that_is_declared_is_made_and_the_other_way_round():
         ),
         "explanation_checks": checks.explanation_checks(KEY, artifact(n_missing=0, n_features=1), LIMITS),
         "similarity_checks": checks.similarity_checks(KEY, artifact(n_used=1, n_matched=1), LIMITS),
+        "experiment_checks": checks.experiment_checks(KEY, experiment(tmp_path)),
     }
     for name, results in made.items():
         declared = checks.check_specs(KEY, getattr(checks, name))

@@ -133,7 +133,7 @@ def _rows(axes: Axes, points: Points) -> None:
     axes.set_ylim(len(points) - 0.45, -0.55)
 
 
-def _shares(counts: Sequence[float]) -> Float[np.ndarray, " bins"]:
+def _shares(counts: Sequence[int] | Sequence[float]) -> Float[np.ndarray, " bins"]:
     values = np.asarray(counts, float)
     shares: Float[np.ndarray, " bins"] = values / max(values.sum(), 1.0)
     return shares

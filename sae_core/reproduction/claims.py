@@ -18,6 +18,7 @@ FOLLOWS = 0.05
 MOVES_WITH = 0.9
 """PW-MCC moves with GT-MCC over checkpoints or points when their correlation is at least this."""
 
+PEAK_TEXT = "of all points of the sweep the one at the true k is the highest"
 TREND = 0.5
 """Numbers rise with their place when the rank correlation is above this, and the last above the first."""
 
@@ -45,9 +46,12 @@ class Source:
     """k of the SAE; None: whatever it is."""
 
     def groups(self, results: Mapping[str, Mapping[str, Points]]) -> list[PointSummary]:
-        """The points of the group, those of other architectures too."""
-        groups = results.get(self.experiment, {})
-        return [point for name, points in groups.items() if self.group in (None, name) for point in points]
+        """The points of the group, those of other architectures too; each once, however many groups share it."""
+        found: dict[tuple[str, int], PointSummary] = {}
+        for name, points in results.get(self.experiment, {}).items():
+            for point in points if self.group in (None, name) else ():
+                found.setdefault((point.config.key, len(point.config.seeds)), point)
+        return list(found.values())
 
     def points(self, results: Mapping[str, Mapping[str, Points]]) -> list[PointSummary]:
         """The points that fit, out of all results (experiment -> group -> points)."""
@@ -175,7 +179,7 @@ def peak_at_true_k(measure: Callable[[PointSummary], Estimate]) -> Kind:
         best = max(points, key=lambda point: measure(point).value).config
         return bool(getattr(best.variant, "k", None) == best.data.k)
 
-    return Kind("of all points of the sweep the one at the true k is the highest", holds)
+    return Kind(PEAK_TEXT, holds)
 
 
 def same_place(

@@ -70,7 +70,9 @@ def one(points: Points) -> PointSummary:
     """
     if len(points) > 1:
         keys = ", ".join(point.config.key for point in points)
-        raise ValueError(f"a published row is about one point: got {keys}; give the row's source more to tell them by")
+        raise ValueError(
+            f"a published row is about one point of its architecture: got {keys}; move all but one to another group"
+        )
     return points[0]
 
 

@@ -65,14 +65,14 @@ def experiment_figure(group: GroupConfig, points: Points) -> list[Panel]:
 
 def _bars(group: GroupConfig, points: Points) -> list[Panel]:
     return [
-        bars_panel(points, titled(group, "truth and agreement")),
-        cosines_panel(points, titled(group, "cosines of matched features")),
+        bars_panel(points, titled(group, "GT- and PW-MCC")),
+        cosines_panel(points, titled(group, "matched cosines")),
     ]
 
 
 def _sweep(group: GroupConfig, points: Points) -> list[Panel]:
     x = _axis(group)
-    panels = [_against_x(group, x, points, "truth and agreement")]
+    panels = [_against_x(group, x, points, "GT- and PW-MCC")]
     if any(point.summaries for point in points):
         panels.append(_recovered(group, x, points))
     return panels
@@ -124,7 +124,7 @@ def _recovered(group: GroupConfig, x: str, points: Points) -> Panel:
 def _recovery_axes(axes: Axes, first: PointSummary, points: Points, without: Sequence[str] = ()) -> None:
     tau = first.summaries.tau if first.summaries else 0.9
     reach(axes)
-    axes.set_ylabel(f"share of true features at |cosine| ≥ {tau:g}", fontsize=7.5)
+    axes.set_ylabel(f"share of the truth at ≥ {tau:g}")
     keys = [key(name, MUTED, style, marker) for field, name, style, marker in _SUMMARIES if field not in without]
     keys_above(axes, [*keys, *_architectures(points)])
 
@@ -189,7 +189,7 @@ def _round_trip(group: GroupConfig, points: Points) -> list[Panel]:
             ],
         )  # fmt: skip
 
-    return [_against_x(group, x, known, "truth and agreement"), draw]
+    return [_against_x(group, x, known, "GT- and PW-MCC"), draw]
 
 
 def _truth_lines(at: Values, premises: Sequence[Premises]) -> list[Line]:

@@ -5,6 +5,7 @@ Part of *reproduction*.
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -71,7 +72,7 @@ def groups_figure(group: GroupConfig, points: Points) -> list[Panel]:
         axes.set_yscale("log")
         axes.set_xscale("log")
         for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_locator(LogLocator(10, subs=(1, 2, 5), numticks=12))
+            axis.set_major_locator(LogLocator(10, subs=(1, 2, 3, 5), numticks=12))
             axis.set_minor_locator(NullLocator())
             axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.grid()
@@ -129,19 +130,28 @@ def frequency_figure(group: GroupConfig, points: Points) -> list[Panel]:
         axes.set_ylabel("mean |cosine| of matched pairs")
         axes.set_title(titled(group, "agreement by frequency"))
         named = [
-            Patch(color=colour_of(point.config.variant.architecture), label=f"{architecture(point)}, number of pairs")
+            Patch(color=colour_of(point.config.variant.architecture), label=f"{architecture(point)}; in white: pairs")
             for point in known
         ]
-        spread = [key("sd over pairs", INK), key("chance, all pairs", INK)]
+        spread = [
+            Line2D([], [], color=INK, marker=marker, markersize=9, linestyle="none", label=name)
+            for marker, name in (("|", "sd over pairs"), ("_", "chance, all pairs"))
+        ]
         keys_above(axes, [*named, *spread])
 
-    return [draw, cosines_panel(points, titled(group, "cosines of matched features"))]
+    return [draw, cosines_panel(points, titled(group, "matched cosines"))]
 
 
 def _bin_names(point: PointSummary, n_bins: int) -> list[str]:
     bins = point.consistency.frequency_bins or []
-    names = ["never" if found.high == 0 else f"{1000 * found.low:.2g}\nto {1000 * found.high:.2g}" for found in bins]
+    names = ["never" if found.high == 0 else f"{_short(found.low)}\nto {_short(found.high)}" for found in bins]
     return [""] * (n_bins - len(names)) + names
+
+
+def _short(frequency: float) -> str:
+    """Of 1,000 samples."""
+    value = 1000 * frequency
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def _column(groups: list[FeatureGroup], field: str) -> Values:

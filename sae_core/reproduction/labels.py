@@ -31,7 +31,7 @@ _AXES = {
     "strength": "strength of the correlation",
     "exponent": "Zipf's exponent",
 }
-_VARIANT = {"d_sae": "d_sae", "k": "k", "l1_coefficient": "L1", "target_l0": "target L0"}
+_SPARSITY = {"k": "k", "l1_coefficient": "L1", "target_l0": "target L0"}
 
 
 def architecture(point: PointSummary) -> str:
@@ -43,14 +43,15 @@ def facts(config: PointConfig) -> dict[str, str]:
     """What sets a point apart from others, by what it is: ``{"m": "m 16", "noise": "noise 0.1", ...}``."""
     data, variant = config.data, config.variant
     found = {"m": f"m {data.d_in}", "d_gt": f"d_gt {data.d_gt}", "true k": f"true k {data.k}"}
-    found |= {
-        field: f"{name} {getattr(variant, field):g}" for field, name in _VARIANT.items() if hasattr(variant, field)
-    }
+    found["d_sae"] = f"d_sae {variant.d_sae}"
+    for field, name in _SPARSITY.items():
+        if getattr(variant, field, 0):
+            found[f"{variant.architecture} {field}"] = f"{name} {getattr(variant, field):g}"
     found |= {
         "dictionary": data.dictionary,
         "support": "exactly k" if data.support == "exactly" else "k on average",
-        "structure": _kind(data.structure),
-        "frequency": _kind(data.frequency),
+        **_kind("structure", data.structure),
+        **_kind("frequency", data.frequency),
         "magnitude": data.magnitude.replace("_", "-"),
         "bias": f"bias {data.bias:g}",
         "noise": f"noise {data.noise:g}",
@@ -60,12 +61,12 @@ def facts(config: PointConfig) -> dict[str, str]:
     return found
 
 
-def _kind(part: Config) -> str:
-    """``zipf (exponent 1)``."""
+def _kind(name: str, part: Config) -> dict[str, str]:
+    """What kind a structure or frequency is, and each of its numbers."""
     found = part.model_dump(exclude_none=True)
-    kind = str(found.pop("kind")).replace("_", "-")
-    numbers = ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in found.items())
-    return f"{kind} ({numbers})" if numbers else kind
+    kind = str(found.pop("kind"))
+    numbers = {f"{kind} {field}": f"{field.replace('_', ' ')} {value:g}" for field, value in found.items()}
+    return {name: kind.replace("_", "-"), **numbers}
 
 
 def label(point: PointSummary, among: Sequence[PointSummary]) -> str:
@@ -84,17 +85,17 @@ def setting(points: Sequence[PointSummary]) -> str:
         _range("d_sae", [config.variant.d_sae for config in configs]),
         _range("true k", [config.data.k for config in configs]),
     ]
-    given = [float(config.variant.k) for config in configs if hasattr(config.variant, "k")]
-    if given and set(given) != {float(config.data.k) for config in configs}:
+    given = [config.variant.k for config in configs if hasattr(config.variant, "k")]
+    if given and set(given) != {config.data.k for config in configs}:
         parts.append(_range("k", given))
     parts.append("recipe " + ", ".join(dict.fromkeys(config.recipe_name for config in configs)))
     parts.append(_range("", [len(config.seeds) for config in configs]) + " seeds")
     return ", ".join(parts)
 
 
-def _range(name: str, values: Sequence[float]) -> str:
+def _range(name: str, values: Sequence[int]) -> str:
     low, high = min(values), max(values)
-    return f"{name} {low:g}".strip() if low == high else f"{name} {low:g} to {high:g}".strip()
+    return f"{name} {low:,}".strip() if low == high else f"{name} {low:,} to {high:,}".strip()
 
 
 def x_value(config: PointConfig, x: str) -> float:

@@ -28,6 +28,8 @@ _WIDTHS = {"solid": 1.6, "dashed": 1.3, "dotted": 1.1}
 _BAND = 0.13
 _LOG_FROM = 12.0
 """An axis is logarithmic when its largest value is so many times its smallest."""
+_MOST_TICKS = 8
+"""So many values have a tick each on a logarithmic axis."""
 _PALETTE = (*COLOURS, INK, MUTED)
 
 
@@ -70,13 +72,18 @@ def draw_lines(axes: Axes, lines: Sequence[Line], scale: Scale = "linear") -> No
             x, line.y, color=line.colour, linestyle=_STYLES[line.style], linewidth=_WIDTHS[line.style],
             marker=line.marker, markersize=3.6,
         )  # fmt: skip
-    if scale == "log":
+    if scale == "log" and zero is None and len(every) <= _MOST_TICKS:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(FixedLocator(list(every)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    elif scale == "log":
         log_ticks(axes, every[every > 0], zero)
     elif scale == "ticks":
         axes.xaxis.set_major_locator(FixedLocator(list(range(len(every)))))
         axes.xaxis.set_major_formatter(FuncFormatter(lambda place, _: f"{every[round(place)]:g}"))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 4, 5, 10]))
         axes.xaxis.set_minor_locator(NullLocator())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
 

@@ -6,15 +6,16 @@ Part of *reproduction*. Everything on it comes from the study file and its resul
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from sae_core.report.numbers import MISSING, number, percent, with_interval
+from sae_core.report.numbers import MISSING, number, percent
+from sae_core.reproduction.cells import ceilings, kappas, nulls, values_with_intervals
 from sae_core.reproduction.differences import differences
-from sae_core.reproduction.estimates import Estimate, Points
+from sae_core.reproduction.estimates import Points
 from sae_core.reproduction.proxy_map import ProxyMap
 from sae_core.reproduction.published import PYTHIA
 from sae_core.reproduction.rows import TOLERANCE, VERDICTS, Row
 from sae_core.reproduction.schema import first_line
 from sae_core.reproduction.sentences import sentences
-from sae_core.reproduction.tables import experiment_table, markdown, nulls
+from sae_core.reproduction.tables import experiment_table, markdown
 from sae_core.synthetic.results import CHANCE_KAPPA
 from sae_core.synthetic_config import ExperimentConfig, SyntheticStudyConfig
 
@@ -67,7 +68,8 @@ _HOW_TO_READ = f"""\
 * **null**: what chance gives for this very shape, by random directions / by sign flips along the principal axes of one
   side. **kappa** = (value - null) / (1 - null), with the higher of the two. A value with a kappa below
   {CHANCE_KAPPA:g} is **chance-like**: not above chance.
-* **from the truth** (ceiling): GT-MCC after the same training, started at the true dictionary. **uniqueness**:
+* **from the truth** (ceiling): GT-MCC after the same training, started at the true dictionary. Where that reconstructs
+  worse than a random start, the truth is not what this training looks for. **uniqueness**:
   different true features among the nearest of each feature, over their number. **FVU**: share of the variance not
   explained. **r over seeds**: correlation of a run's mean MCC with the others and its GT-MCC, p by permutation.
 * **consistent but wrong**: runs agree more with each other than with the truth, by more than both intervals allow.
@@ -81,11 +83,11 @@ _HOW_TO_READ = f"""\
 def _lead(rows: Sequence[Row]) -> str:
     counts = Counter(row.verdict for row in rows)
     told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
-    at_chance = sum(any(each.chance_like for each in row.ours) for row in rows)
+    at_chance = sum(any(each.chance_like for each in row.ours) for row in rows) or "none"
     return (
         "The synthetic experiments of *Mechanistic Interpretability Should Prioritize Feature Consistency in SAEs* "
         "(Song et al. 2025, [arXiv 2505.20254](https://arxiv.org/abs/2505.20254)), run with this project: data whose "
-        "true features are known, so that agreement of seeds (PW-MCC) can be held beside agreement with the truth (GT-MCC). "
+        "true features are known, so that agreement of seeds (PW-MCC) can be held beside that with the truth (GT-MCC). "
         f"Of {len(rows)} published rows: {told}. In {at_chance} of them a value of ours is not above chance. "
         "`concord run paper --docs docs` makes this page anew.\n"
     )
@@ -102,10 +104,10 @@ def _rows_table(rows: Sequence[Row]) -> str:
             row.setting,
             row.our_setting or MISSING,
             row.published,
-            _values(row.ours),
-            _distinct([nulls(each) for each in row.ours]),
-            _distinct([number(each.kappa) for each in row.ours]),
-            _distinct([number(each.ceiling) for each in row.ours]),
+            values_with_intervals(row.ours),
+            nulls(row.ours),
+            kappas(row.ours),
+            ceilings(row.ours),
             _verdict(row),
         ]
         for row in rows
@@ -115,17 +117,6 @@ def _rows_table(rows: Sequence[Row]) -> str:
 
 def _verdict(row: Row) -> str:
     return f"**{row.verdict}**" + "".join(f"; {note}" for note in row.notes)
-
-
-def _values(ours: Sequence[Estimate]) -> str:
-    """With its interval where there is one."""
-    texts = [number(of.value) if of.low is None else with_interval(of.value, of.low, of.high) for of in ours]
-    return ", ".join(texts) or MISSING
-
-
-def _distinct(texts: Sequence[str]) -> str:
-    """One text where all are alike."""
-    return ", ".join(texts if len(set(texts)) > 1 else texts[:1]) or MISSING
 
 
 def _kinds(rows: Sequence[Row]) -> list[str]:
@@ -152,9 +143,9 @@ def _language_model(study: SyntheticStudyConfig, rows: Sequence[Row]) -> str:
             f"{row.claim} ({row.setting})",
             row.our_setting or MISSING,
             row.published,
-            _values(row.ours),
-            _distinct([nulls(each) for each in row.ours]),
-            _distinct([number(each.kappa) for each in row.ours]),
+            values_with_intervals(row.ours),
+            nulls(row.ours),
+            kappas(row.ours),
             f"**{row.verdict}**" if row.verdict == "not yet run" else _verdict(row),
         ]
         for row in rows

@@ -10,15 +10,18 @@ from textwrap import shorten, wrap
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MultipleLocator
 
+from sae_core.report.curves import EmptyPanel
 from sae_core.report.figure_files import INK, MUTED, Panel
 from sae_core.report.numbers import number
 from sae_core.reproduction.estimates import Points, correlation_over_points, gt, pw
-from sae_core.reproduction.labels import ARCHITECTURES, facts
+from sae_core.reproduction.labels import label
 from sae_core.reproduction.lines import MARKERS, architecture_keys, colour_of, key
 from sae_core.synthetic.results import PointSummary
 
+_ABOVE_LEFT = ((-8, 3), (-3, 9), (-8, -5))
+"""Where numbers stand, in points: points above the diagonal have little there."""
 _LISTED = 16
 """Points that stand with their names beside the map; the page names all."""
 
@@ -30,18 +33,14 @@ class Placed:
     experiment: str
     group: str
     point: PointSummary
+    label: str
+    """What sets it apart in its group."""
 
     @property
     def name(self) -> str:
-        """Experiment, group, architecture, and what is not usual about the point."""
+        """Experiment, group, and what sets the point apart there."""
         where = self.experiment if self.group == "all" else f"{self.experiment} {self.group}"
-        own = facts(self.point.config)
-        usual = {
-            "dictionary": "gaussian", "support": "exactly k", "structure": "independent", "frequency": "uniform",
-            "magnitude": "half-normal", "bias": "bias 0", "noise": "noise 0",
-        }  # fmt: skip
-        left = [text for what, text in own.items() if text != usual.get(what) and what not in ("recipe", "seeds")]
-        return f"{where}: {ARCHITECTURES[self.point.config.variant.architecture]}, {', '.join(left)}"
+        return f"{where.replace('_', ' ')}: {self.label}"
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,8 @@ def proxy_map(results: Mapping[str, Mapping[str, Points]]) -> ProxyMap:
     for experiment, groups in results.items():
         for group, points in groups.items():
             for point in points:
-                found.setdefault((point.config.key, len(point.config.seeds)), Placed(experiment, group, point))
+                placed_here = Placed(experiment, group, point, label(point, points))
+                found.setdefault((point.config.key, len(point.config.seeds)), placed_here)
     placed = tuple(found.values())
     points = [each.point for each in placed]
     wrong = [each for each in placed if each.point.consistent_but_wrong]
@@ -112,6 +112,8 @@ def proxy_map(results: Mapping[str, Mapping[str, Points]]) -> ProxyMap:
 
 def proxy_panels(found: ProxyMap) -> list[Panel]:
     """PW-MCC against GT-MCC of all points; and the names of those that are consistent but wrong."""
+    if not found.points:
+        return [EmptyPanel("Agreement and truth, all points", "no point is there yet")]
     experiments = list(dict.fromkeys(each.experiment for each in found.points))
 
     def scatter(axes: Axes) -> None:
@@ -125,16 +127,16 @@ def proxy_panels(found: ProxyMap) -> list[Panel]:
         for place, each in enumerate(found.wrong[:_LISTED], 1):
             x, y = gt(each.point).value, pw(each.point).value
             axes.plot([x], [y], "o", markersize=9.5, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=0.9)
-            side = (-5, 4) if place % 2 else (5, 4)
             axes.annotate(
-                str(place), (x, y), xytext=side, textcoords="offset points", fontsize=6.2,
-                ha="right" if place % 2 else "left",
+                str(place), (x, y), xytext=_ABOVE_LEFT[place % 3], textcoords="offset points", fontsize=6.2,
+                ha="center", va="center",
             )  # fmt: skip
-        low = min([0.3, *(min(gt(each.point).value, pw(each.point).value) - 0.03 for each in found.points)])
+        lowest = min(min(gt(each.point).value, pw(each.point).value) for each in found.points)
+        low = np.floor(10 * lowest - 0.2) / 10
         axes.set_xlim(low, 1.02)
         axes.set_ylim(low, 1.02)
-        axes.xaxis.set_major_locator(MaxNLocator(7))
-        axes.yaxis.set_major_locator(MaxNLocator(7))
+        axes.xaxis.set_major_locator(MultipleLocator(0.1))
+        axes.yaxis.set_major_locator(MultipleLocator(0.1))
         axes.set_aspect("equal")
         axes.grid()
         axes.set_xlabel("GT-MCC: agreement with the truth")
@@ -157,7 +159,7 @@ def proxy_panels(found: ProxyMap) -> list[Panel]:
         more = len(found.wrong) - len(listed)
         lines = [*(line for text in _said(found) for line in wrap(text, 70)), "", *listed]
         lines += [f"and {more} more" for _ in range(min(1, more))]
-        bottom = 1.02 - 0.056 * (-(-len(keys) // 2)) - 0.06
+        bottom = 1.0 - 0.037 * (-(-len(keys) // 2)) - 0.03
         axes.text(-0.02, bottom, "\n".join(lines), transform=axes.transAxes, va="top", fontsize=6.3, linespacing=1.45)
 
     return [scatter, names]

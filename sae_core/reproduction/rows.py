@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from sae_core.report.numbers import number
+from sae_core.reproduction import cells
 from sae_core.reproduction.claims import Claim, LanguageModelClaim, LanguageModelResult
 from sae_core.reproduction.estimates import Estimate, Points
 from sae_core.reproduction.labels import setting
@@ -53,11 +54,18 @@ class Row:
     notes: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """The row for a file."""
-        chance = [{"kappa": each.kappa, "chance_like": each.chance_like} for each in self.ours]
+        """The row for a file: as the page shows it, and the numbers behind that under ``values``."""
         found = asdict(self)
-        found["ours"] = [{**one, **more} for one, more in zip(found["ours"], chance, strict=True)]
-        return found
+        chance = [{"kappa": each.kappa, "chance_like": each.chance_like} for each in self.ours]
+        numbers = [{**one, **more} for one, more in zip(found.pop("ours"), chance, strict=True)]
+        shown = {
+            "ours": cells.values(self.ours),
+            "ci": cells.intervals(self.ours),
+            "null": cells.nulls(self.ours),
+            "kappa": cells.kappas(self.ours),
+            "ceiling": cells.ceilings(self.ours),
+        }
+        return found | shown | {"values": numbers}
 
 
 def verdict(numbers: Sequence[float], ours: Sequence[Estimate], holds: bool, same_scale: bool = True) -> Verdict:
@@ -110,6 +118,9 @@ def synthetic_row(claim: Claim, results: Mapping[str, Mapping[str, Points]]) -> 
         notes.append(f"the study has no results of {_wanted(claim)}")
     elif not ours:
         notes.append("these points do not hold what the row asks for")
+    at_chance = [point for point in points if point.chance_like]
+    if at_chance and ours and not any(each.nulls for each in ours):
+        notes.append(f"from what is not above chance itself, at {len(at_chance)} of {len(points)} points")
     wrong = [point for point in points if point.consistent_but_wrong]
     if ours and wrong:
         which = "" if len(points) == 1 else f" in {len(wrong)} of {len(points)} points"

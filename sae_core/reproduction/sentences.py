@@ -55,16 +55,15 @@ def _chance(points: Points) -> list[str]:
 
 
 def _ceilings(points: Points) -> list[str]:
-    """Whether training that starts at the truth stays there, and what the loss thinks of it."""
+    """Whether training that starts at the truth ends closer to it, beyond the interval, and what it reconstructs."""
     known = [point for point in points if point.ceiling]
     beyond = [p for p in known if p.ceiling and p.ceiling.gt_mcc > p.recovery.gt_ci_high]
     if not beyond:
         return []
     worse = [p for p in beyond if p.ceiling and p.ceiling.fvu > p.quality.fvu]
     return [
-        f"Started at the truth, training ends closer to it than from a random start, beyond the interval, at "
-        f"{len(beyond)} of {len(known)} points; at {len(worse)} of those it reconstructs worse there, so that the "
-        "truth is not what this training looks for."
+        f"Started at the truth, training ends closer to it at {len(beyond)} of {len(known)} points, and reconstructs "
+        f"worse there at {len(worse)} of those."
     ]
 
 

@@ -6,7 +6,8 @@ Part of *reproduction*.
 from collections.abc import Sequence
 
 from sae_core.report.numbers import MISSING, number, percent, with_interval
-from sae_core.reproduction.estimates import Estimate, Points, gt, pw
+from sae_core.reproduction.cells import nulls
+from sae_core.reproduction.estimates import Points, gt, pw
 from sae_core.reproduction.labels import label
 from sae_core.synthetic.results import PointSummary
 
@@ -32,11 +33,6 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequenc
     return "\n".join([texts[0], "|" + "|".join(sides) + "|", *texts[1:]])
 
 
-def nulls(found: Estimate) -> str:
-    """Chance by random directions and by sign flips, as ``0.630 / 0.641``."""
-    return " / ".join(number(null) for null in found.nulls) or MISSING
-
-
 def _row(point: PointSummary, points: Points) -> list[str]:
     truth, agreement, ceiling = gt(point), pw(point), point.ceiling
     over_seeds = point.seed_correlation
@@ -48,10 +44,10 @@ def _row(point: PointSummary, points: Points) -> list[str]:
     return [
         label(point, points),
         with_interval(truth.value, truth.low, truth.high),
-        nulls(truth),
+        nulls([truth]),
         number(truth.kappa),
         with_interval(agreement.value, agreement.low, agreement.high),
-        nulls(agreement),
+        nulls([agreement]),
         number(agreement.kappa),
         number(point.recovery.uniqueness),
         number(point.quality.fvu),

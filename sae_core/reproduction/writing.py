@@ -16,13 +16,11 @@ from sae_core.reproduction.figures import experiment_figure
 from sae_core.reproduction.page import LANGUAGE_MODEL_STUDY, PROXY_FIGURE, figure_name, render_page
 from sae_core.reproduction.proxy_map import proxy_map, proxy_panels
 from sae_core.reproduction.rows import VERDICTS, all_rows
-from sae_core.reproduction.schema import schema_digest
 from sae_core.reproduction.tables import experiment_table
 from sae_core.synthetic.results import PointSummary
 from sae_core.synthetic_config import GroupConfig, SyntheticStudyConfig
 from sae_core.whole_files import write_whole
 
-_FORMAT_VERSION = 1
 _DPI = 150
 _MAP_INCHES = (4.6, 4.2)
 
@@ -77,7 +75,8 @@ def write_reproduction(
     """Write the paper's numbers beside ours into a folder.
 
     ``reproduction.md`` (the page), ``rows.json`` (its first tables), and the figures that the page shows:
-    ``reproduction_<experiment>.png`` and ``reproduction_proxy.png``. All lie beside each other.
+    ``reproduction_<experiment>.png`` and ``reproduction_proxy.png``. All lie beside each other. For the UI the last one
+    below 150 kB too: ``proxy_map_small.png``.
 
     Args:
         results: points by experiment and group; what is missing is told as not yet run.
@@ -88,12 +87,8 @@ def write_reproduction(
     """
     rows = all_rows(results, language_model, study.language_model_study or LANGUAGE_MODEL_STUDY)
     proxy = proxy_map(results)
-    content = {
-        "format_version": _FORMAT_VERSION, "schema": schema_digest(), "study": study.name,
-        "rows": [row.as_json() for row in rows],
-    }  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "rows.json", _json(content))
+    _write(folder / "rows.json", _json([row.as_json() for row in rows]))
     _write(folder / "reproduction.md", render_page(study, results, rows, proxy).encode())
     for experiment in study.experiments:
         panels: list[Panel] = []
@@ -102,8 +97,9 @@ def write_reproduction(
             panels += experiment_figure(group, points) if points else []
         if panels:
             _write(folder / figure_name(experiment.name), png(panels, dpi=_DPI))
-    if proxy.points:
-        _write(folder / PROXY_FIGURE, png(proxy_panels(proxy), dpi=_DPI, letters=False, inches=_MAP_INCHES))
+    panels = proxy_panels(proxy)
+    _write(folder / PROXY_FIGURE, png(panels, dpi=_DPI, letters=False, inches=_MAP_INCHES))
+    _write(folder / "proxy_map_small.png", small_png(panels))
     verdicts = Counter(row.verdict for row in rows)
     return {
         "n_rows": len(rows),

@@ -7,11 +7,10 @@ Every feature has a normal variable of its own; they have the correlation matrix
 from typing import final
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Float64
 from numpy import ndarray
 from numpy.random import Generator
-from scipy.special import ndtri
+from scipy.special import log_ndtr, ndtri
 
 from sae_core.synthetic.firing import Fired, Firing
 
@@ -63,12 +62,12 @@ class CorrelatedRanks(Firing):
     def __init__(self, weight: Float64[ndarray, " d_gt"], k: int, copula: Copula):
         self.copula, self._k, self.cells = copula, k, len(weight)
         self._equal = weight[0] == weight[-1]
-        self._log_weight = torch.from_numpy(np.log(weight)).float()
+        self._log_weight = np.log(weight).astype(np.float32)
 
     def draw(self, n: int, rng: Generator) -> Fired:
         """As the class says."""
-        score = torch.from_numpy(self.copula.draw(n, rng))
+        score = self.copula.draw(n, rng)
         if not self._equal:  # else the Gumbel variables have the order of the normal ones
-            score = self._log_weight - torch.log(-torch.special.log_ndtr(score))
-        feature = score.topk(self._k, sorted=False).indices.sort().values
-        return Fired(np.repeat(np.arange(n), self._k), feature.flatten().numpy())
+            score = self._log_weight - np.log(-log_ndtr(score))
+        feature = np.sort(np.argpartition(score, -self._k, axis=1)[:, -self._k :], axis=1)
+        return Fired(np.repeat(np.arange(n), self._k), feature.ravel())

@@ -48,6 +48,15 @@ class Draw:
         return torch.bincount(self.feature, minlength=self.d_gt)
 
 
+def check_firing(config: SyntheticConfig) -> None:
+    """Whether features can fire as the settings ask, without making a dictionary.
+
+    Raises:
+        ValueError: if not.
+    """
+    firing(config, weights(config.frequency, config.d_gt), _generator("structure", config.seed))
+
+
 class SyntheticData:
     """Endless streams of samples ``x = codes @ dictionary + bias + noise`` with a known dictionary.
 

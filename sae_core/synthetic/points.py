@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from jaxtyping import Float
-from sae_core.synthetic.data import Draw, SyntheticData
 from safetensors.numpy import save_file
 
 from sae_core.architectures import Sae
@@ -26,6 +25,7 @@ from sae_core.consistency.mutual_neighbours import Matchings
 from sae_core.formats import save_sae
 from sae_core.matching import match
 from sae_core.progress import Progress, silent
+from sae_core.synthetic.data import Draw, SyntheticData
 from sae_core.synthetic.feature_groups import feature_groups
 from sae_core.synthetic.premises import premises
 from sae_core.synthetic.recovery import Recovered, recover, seed_correlation
@@ -91,7 +91,7 @@ class _Measured:
 @torch.no_grad()
 def _evaluate(sae: Sae, x: torch.Tensor) -> _Measured:
     squared, fired = 0.0, torch.zeros(sae.d_sae, dtype=torch.int64)
-    for part in x.split(_ENCODED_AT_ONCE):
+    for part in torch.split(x, _ENCODED_AT_ONCE):
         codes = sae.encode(part)
         squared += float((sae.decode(codes, part) - part).double().pow(2).sum())
         fired += (codes > 0).sum(0)
@@ -206,7 +206,7 @@ def _premises(point: PointConfig, data: SyntheticData, trained: TrainedRuns) -> 
     config = point.data
 
     def values(n: int, seed: int) -> Float[np.ndarray, "n k"]:
-        parts = []  # where k is a mean, n samples may hold fewer values than n * k
+        parts: list[np.ndarray] = []  # where k is a mean, n samples may hold fewer values than n * k
         while sum(len(part) for part in parts) < n * config.k:
             parts.append(data.draw(n, _CODES_STREAM + seed, n * len(parts)).value.numpy())
         return np.concatenate(parts)[: n * config.k].reshape(n, config.k)

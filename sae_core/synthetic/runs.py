@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from sae_core.synthetic.data import SyntheticData
 from torch import Tensor
 
 from sae_core.architectures import Sae, TrainableSae, build
 from sae_core.config import TrainingConfig
 from sae_core.progress import Progress, silent
+from sae_core.synthetic.data import SyntheticData
 from sae_core.synthetic_config import PointConfig, RecipeConfig
 from sae_core.training import DivergedError, Job, train_together
 from sae_core.training.schedules import learning_rate, learning_rate_factor
@@ -184,14 +184,21 @@ def _together(
         for block in _one_stream(data, point.recipe, seed):
             yield from block
 
-    options = {"l2_coefficient": point.variant.l2_coefficient, "aligned": point.variant.aligned}
+    variant = point.variant
     groups = [list(range(len(saes)))] if point.recipe.vary == "init" else [[place] for place in range(len(saes))]
     ends: list[Sae] = []
     with _one_thread():
         for places in groups:
             jobs = [Job(saes[place], seeds[place]) for place in places]
             found = train_together(
-                jobs, batches(seeds[places[0]]), training, lr=lr, scale=scale, progress=progress, **options
+                jobs,
+                batches(seeds[places[0]]),
+                training,
+                lr=lr,
+                scale=scale,
+                l2_coefficient=variant.l2_coefficient,
+                aligned=variant.aligned,
+                progress=progress,
             )
             for place, result in zip(places, found, strict=True):
                 if isinstance(result, DivergedError):
