@@ -75,11 +75,11 @@ def experiment_metadata(artifact: Artifact) -> dict[str, Any]:
 
 def reproduction_metadata(artifact: Artifact) -> dict[str, Any]:
     """The table of verdicts, how often each was given, where the page lies, and where agreement follows the truth."""
-    rows, proxy_map = read_verdicts(artifact.path), artifact.path / "proxy_map_small.png"
+    rows = read_verdicts(artifact.path)
     return {
         "table": dg.MetadataValue.md(markdown_verdicts(rows)),
         "page": dg.MetadataValue.path(str(artifact.path / "reproduction.md")),
         "dagster/row_count": len(rows),
         **_numbers(artifact.summary),
-        **(_picture(proxy_map.read_bytes(), "agreement and truth") if proxy_map.is_file() else {}),
+        **_picture((artifact.path / "proxy_map_small.png").read_bytes(), "agreement and truth"),
     }

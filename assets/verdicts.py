@@ -38,7 +38,7 @@ def terminal_verdicts(rows: Sequence[Row]) -> str:
     for row in rows:
         texts = [row["id"], f"{row['regime']}: {row['claim']}", row["published"], row["ours"], row["verdict"]]
         if any(value["chance_like"] for value in row["values"]):
-            texts[3] += " (chance-like)"
+            texts[3] += " (chance)"
         cells = [textwrap.wrap(text, width) for text, width in zip(texts, _WIDTHS.values(), strict=True)]
         for place in range(max(map(len, cells))):
             parts = [cell[place] if place < len(cell) else "" for cell in cells]

@@ -40,7 +40,10 @@ Examples:
 )
 @click.argument("study")
 @click.option(
-    "--docs", type=click.Path(path_type=Path), help="Copy the page of a synthetic study and its figures here."
+    "--docs",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    help="Copy the page of a synthetic study and its figures into this folder.",
 )
 def run(study: str, docs: Path | None) -> None:
     """Materialize every asset of STUDY: activations, SAEs, consistency, explanations, report.

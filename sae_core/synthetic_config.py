@@ -313,6 +313,12 @@ class GroupConfig(Config):
     seeds: list[Annotated[int, Field(ge=0)]] | None = None
     """None takes those of the study."""
 
+    @model_validator(mode="after")
+    def _has_axis(self) -> "GroupConfig":
+        if self.figure in ("sweep", "round_trip") and self.x is None:
+            raise ValueError(f"group {self.name}: a figure of the kind {self.figure} needs x, for example x: noise")
+        return self
+
 
 class ExperimentConfig(Config):
     """One asset: points, and the figure that shows them. With several groups it has a partition for each."""

@@ -83,8 +83,9 @@ def _mirrored(points: Points, title: str) -> Panel:
                 axes.stairs(side * shares, found.edges, color=colour, fill=True, alpha=0.2, linewidth=0)
                 axes.stairs(side * shares, found.edges, color=colour, linewidth=1.3)
                 if found.null_counts is not None:
-                    chance = side * _shares(found.null_counts)
-                    axes.stairs(chance, found.edges, color=colour, linewidth=0.9, linestyle=DASHED)
+                    chance = _shares(found.null_counts)
+                    top = max(top, chance.max(initial=0.0))
+                    axes.stairs(side * chance, found.edges, color=colour, linewidth=0.9, linestyle=DASHED)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         axes.set_xlim(0, 1)
         axes.set_ylim(-1.12 * top, 1.12 * top)

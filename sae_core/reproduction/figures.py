@@ -11,6 +11,7 @@ from itertools import pairwise
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from sae_core.report.figure_files import INK, MUTED, Panel
 from sae_core.reproduction.bars import bars_panel, cosines_panel
@@ -142,7 +143,7 @@ def _dynamics(group: GroupConfig, points: Points) -> list[Panel]:
             lines += [
                 Line(steps, _values(point.dynamics or [], "pw_mcc"), colour, "solid", marker=MARKERS[0]),
                 Line(steps, _values(point.dynamics or [], "gt_mcc"), colour, "dashed", marker=MARKERS[1]),
-                Line(steps, np.full(len(steps), max(pw(point).nulls)), colour, "dotted"),
+                Line(steps, np.full(len(steps), point.consistency.null_isotropic), colour, "dotted"),
             ]
         draw_lines(axes, lines, "log")
         reach(axes)
@@ -150,7 +151,7 @@ def _dynamics(group: GroupConfig, points: Points) -> list[Panel]:
         axes.set_ylabel("mean |cosine|")
         axes.set_title(titled(group, "while training"))
         measures = [key("PW-MCC", MUTED, "solid", MARKERS[0]), key("GT-MCC", MUTED, "dashed", MARKERS[1])]
-        keys_above(axes, [*measures, *_architectures(known), key("PW-MCC by chance", MUTED, "dotted")])
+        keys_above(axes, [*measures, *_architectures(known), key("random directions", MUTED, "dotted")])
 
     return [draw]
 
@@ -177,14 +178,14 @@ def _round_trip(group: GroupConfig, points: Points) -> list[Panel]:
         axes.set_xlabel(x_label(x))
         axes.set_ylabel("share of codes, or |cosine|")
         axes.set_title(titled(group, "codes that come back"))
-        shade = [key("spark condition fails left of here", MUTED)] if dependent else []
+        shade = [Patch(color=MUTED, alpha=0.25, label="spark condition fails")] if dependent else []
         keys_above(
             axes,
             [
-                *(key(f"codes back: learned, {found.get_label()}", str(found.get_color()), marker=MARKERS[0])
+                *(key(f"learned, {found.get_label()}", str(found.get_color()), marker=MARKERS[0])
                   for found in architecture_keys(architectures)),
-                key("codes back: truth, transpose", INK, "dashed", MARKERS[1]),
-                key("codes back: truth, all sets tried", INK, "solid", MARKERS[3]),
+                key("truth, transpose", INK, "dashed", MARKERS[1]),
+                key("truth, all sets tried", INK, "solid", MARKERS[3]),
                 key("mutual coherence", MUTED, "dotted", MARKERS[2]), *shade,
             ],
         )  # fmt: skip

@@ -73,7 +73,7 @@ _HOW_TO_READ = f"""\
   different true features among the nearest of each feature, over their number. **FVU**: share of the variance not
   explained. **r over seeds**: correlation of a run's mean MCC with the others and its GT-MCC, p by permutation.
 * **consistent but wrong**: runs agree more with each other than with the truth, by more than both intervals allow.
-* The **verdict** follows a rule that was fixed before any result was looked at. *reproduced*: not chance-like, and
+* The **verdict** follows a rule that was fixed before the results were looked at. *reproduced*: not chance-like, and
   no further from the paper's value than {TOLERANCE:g} or half of our interval, whichever is more. *in kind*: not that,
   but the order of things that the row claims is there (below), and not all its values are chance-like; a claim without
   a number can get no more. *not reproduced*: otherwise. *not yet run*: there are no results.

@@ -152,7 +152,7 @@ def proxy_panels(found: ProxyMap) -> list[Panel]:
             *(_symbol(experiment.replace("_", " "), MARKERS[place % len(MARKERS)])
               for place, experiment in enumerate(experiments)),
             _symbol("hollow: at the level of chance", "o", "none"),
-            _symbol("ringed: consistent but wrong", "$\\bigcirc$"),
+            *([_symbol("ringed: consistent but wrong", "$\\bigcirc$")] if found.wrong else []),
         ]  # fmt: skip
         axes.legend(handles=keys, loc="upper left", ncol=2, fontsize=6.8, bbox_to_anchor=(-0.03, 1.02), borderaxespad=0)
         listed = [shorten(f"{n}  {each.name}", 76, placeholder=" …") for n, each in enumerate(found.wrong[:_LISTED], 1)]
@@ -167,6 +167,7 @@ def proxy_panels(found: ProxyMap) -> list[Panel]:
 
 def _said(found: ProxyMap) -> list[str]:
     rho = f"Over {len(found.points)} points: Spearman {number(found.correlation, 2)} of PW-MCC and GT-MCC."
+    rho += "" if found.wrong else " No point is consistent but wrong."
     if not found.seed_correlations:
         return [rho]
     median = float(np.median(found.seed_correlations))

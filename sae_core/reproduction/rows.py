@@ -1,4 +1,4 @@
-"""Each published row beside ours, with a verdict by a rule that was fixed before any number was looked at.
+"""Each published row beside ours, with a verdict by a rule that was fixed before the results were looked at.
 
 Part of *reproduction*. The rule (``verdict``):
 
@@ -120,7 +120,7 @@ def synthetic_row(claim: Claim, results: Mapping[str, Mapping[str, Points]]) -> 
         notes.append("these points do not hold what the row asks for")
     at_chance = [point for point in points if point.chance_like]
     if at_chance and ours and not any(each.nulls for each in ours):
-        notes.append(f"from what is not above chance itself, at {len(at_chance)} of {len(points)} points")
+        notes.append(f"at chance itself: {len(at_chance)} of the {len(points)} points behind it")
     wrong = [point for point in points if point.consistent_but_wrong]
     if ours and wrong:
         which = "" if len(points) == 1 else f" in {len(wrong)} of {len(points)} points"

@@ -22,6 +22,8 @@ from sae_core.synthetic_config import GroupConfig, SyntheticStudyConfig
 from sae_core.whole_files import write_whole
 
 _DPI = 150
+_SMALL_DPI = 90
+"""Of the map for the UI: below 150 kB, and its words can be read."""
 _MAP_INCHES = (4.6, 4.2)
 
 
@@ -98,8 +100,8 @@ def write_reproduction(
         if panels:
             _write(folder / figure_name(experiment.name), png(panels, dpi=_DPI))
     panels = proxy_panels(proxy)
-    _write(folder / PROXY_FIGURE, png(panels, dpi=_DPI, letters=False, inches=_MAP_INCHES))
-    _write(folder / "proxy_map_small.png", small_png(panels))
+    for name, dpi in ((PROXY_FIGURE, _DPI), ("proxy_map_small.png", _SMALL_DPI)):
+        _write(folder / name, png(panels, dpi=dpi, letters=False, inches=_MAP_INCHES))
     verdicts = Counter(row.verdict for row in rows)
     return {
         "n_rows": len(rows),
