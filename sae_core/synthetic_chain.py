@@ -7,7 +7,7 @@ A point (data, variant, recipe, seeds) is an artifact of its own, so an experime
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,27 @@ def make_point(store: ArtifactStore, point: PointConfig, progress: Progress = si
     )
 
 
+def preflight_synthetic(study: SyntheticStudyConfig) -> None:
+    """Refuse data that cannot be made, of any experiment, before the first SAE is trained.
+
+    Raises:
+        ValueError: naming the point.
+    """
+    for experiment in study.experiments:
+        for group in experiment.groups:
+            _check(study.points(experiment, group.name))
+
+
+def _check(points: Sequence[PointConfig]) -> None:
+    from sae_core.synthetic.data import check_firing
+
+    for point in points:
+        try:
+            check_firing(point.data)
+        except ValueError as error:
+            raise ValueError(f"{point.key}: {error}") from error
+
+
 def make_experiment(
     store: ArtifactStore, study: SyntheticStudyConfig, experiment: str, group: str, progress: Progress = silent
 ) -> Artifact:
@@ -57,12 +78,9 @@ def make_experiment(
         ]
         return write_experiment(folder, found.group(group), summaries)
 
-    from sae_core.synthetic.data import check_firing
-
     found = study.experiment(experiment)
     configs = study.points(found, group)
-    for config in configs:  # all of them, before the first is trained
-        check_firing(config.data)
+    _check(configs)
     points = []
     for number, config in enumerate(configs):
         progress(number, len(configs), config.key)
