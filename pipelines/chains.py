@@ -13,6 +13,7 @@ from pipelines.project import ProjectFiles
 from sae_core.config import ModelConfig, StudyConfig
 from sae_core.preflight import preflight_study
 from sae_core.store import ArtifactStore
+from sae_core.synthetic_chain import preflight_synthetic
 from sae_core.synthetic_config import SyntheticStudyConfig
 
 
@@ -96,6 +97,7 @@ def synthetic_chain(study: SyntheticStudyConfig) -> Chain:
         steps=[*experiments, Step("reproduction", keys.reproduction)],
         page="reproduction.md",
         table=lambda folder: terminal_verdicts(read_verdicts(folder)),
+        preflight=lambda _store: preflight_synthetic(study),
         for_docs=True,
     )
 

@@ -361,9 +361,9 @@ class SyntheticStudyConfig(Config):
 
     @model_validator(mode="after")
     def _fits(self) -> "SyntheticStudyConfig":
-        names = [experiment.name for experiment in self.experiments]
+        names = [experiment.name.replace("-", "_") for experiment in self.experiments]
         twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
+        if twice:  # as names of assets, - and _ are the same
             raise ValueError(f"experiments must differ: {', '.join(twice)} given more than once; rename one")
         if "reproduction" in names:
             raise ValueError("an experiment cannot be called 'reproduction', which is the asset that gathers them")
