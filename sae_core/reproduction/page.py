@@ -10,7 +10,7 @@ from sae_core.report.numbers import MISSING, number, percent
 from sae_core.reproduction.cells import ceilings, kappas, nulls, values_with_intervals
 from sae_core.reproduction.differences import differences
 from sae_core.reproduction.estimates import Points
-from sae_core.reproduction.proxy_map import ProxyMap
+from sae_core.reproduction.proxy_map import APART, Placed, ProxyMap
 from sae_core.reproduction.published import PYTHIA
 from sae_core.reproduction.rows import TOLERANCE, VERDICTS, Row
 from sae_core.reproduction.schema import first_line
@@ -22,6 +22,8 @@ from sae_core.synthetic_config import ExperimentConfig, SyntheticStudyConfig
 PROXY_FIGURE = "reproduction_proxy.png"
 LANGUAGE_MODEL_STUDY = "pythia-160m"
 """The study of the paper's language model, where a synthetic study names none."""
+_NAMED = 6
+"""Points that a sentence names."""
 _OPEN_ROWS = 8
 """A longer table is folded."""
 
@@ -40,7 +42,7 @@ def render_page(
     parts = [
         first_line(),
         "# Reproduction\n",
-        _lead(synthetic),
+        _lead(synthetic, language_model),
         "## How to read it\n",
         _HOW_TO_READ,
         "## What differs from the paper\n",
@@ -80,17 +82,22 @@ _HOW_TO_READ = f"""\
 """
 
 
-def _lead(rows: Sequence[Row]) -> str:
-    counts = Counter(row.verdict for row in rows)
-    told = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
+def _lead(rows: Sequence[Row], language_model: Sequence[Row]) -> str:
+    told, told_too = _counts(rows), _counts(language_model)
     at_chance = sum(any(each.chance_like for each in row.ours) for row in rows) or "none"
     return (
         "The synthetic experiments of *Mechanistic Interpretability Should Prioritize Feature Consistency in SAEs* "
         "(Song et al. 2025, [arXiv 2505.20254](https://arxiv.org/abs/2505.20254)), run with this project: data whose "
         "true features are known, so that agreement of seeds (PW-MCC) can be held beside that with the truth (GT-MCC). "
-        f"Of {len(rows)} published rows: {told}. In {at_chance} of them a value of ours is not above chance. "
+        f"Of {len(rows)} claims about them: {told}. In {at_chance} of them a value of ours is not above chance. Of "
+        f"{len(language_model)} numbers about a language model: {told_too}. "
         "`concord run paper --docs docs` makes this page anew.\n"
     )
+
+
+def _counts(rows: Sequence[Row]) -> str:
+    counts = Counter(row.verdict for row in rows)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict])
 
 
 def _rows_table(rows: Sequence[Row]) -> str:
@@ -181,13 +188,28 @@ def _proxy(found: ProxyMap) -> str:
     if found.n_summarised:
         parts += [_gains(found), ""]
     if found.wrong:
-        parts += ["Consistent but wrong, furthest from the truth first (numbers as in the figure):\n"]
+        parts += ["\nConsistent but wrong, furthest from the truth first (numbers as in the figure):\n"]
         parts += [
             f"{place}. {each.name}: PW-MCC {number(each.point.consistency.pw_mcc)}, GT-MCC "
             f"{number(each.point.recovery.gt_mcc)}"
             for place, each in enumerate(found.wrong, 1)
         ]
+    if found.inconsistent:
+        parts.append(_inconsistent(found.inconsistent))
     return "\n".join(parts)
+
+
+def _inconsistent(found: Sequence[Placed]) -> str:
+    larger = [each for each in found if each.point.config.variant.d_sae > each.point.config.data.d_gt]
+    names = "; ".join(
+        f"{each.name} ({number(each.point.recovery.gt_mcc)} and {number(each.point.consistency.pw_mcc)})"
+        for each in found[:_NAMED]
+    )
+    more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+    return (
+        f"\nRight but inconsistent, GT-MCC more than {APART:g} above PW-MCC and neither at chance: {len(found)} "
+        f"points, of which {len(larger)} have more features than the truth. Furthest apart (GT-MCC and PW-MCC): {names}{more}."
+    )
 
 
 def _within(found: ProxyMap) -> str:

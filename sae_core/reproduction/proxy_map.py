@@ -22,6 +22,8 @@ from sae_core.synthetic.results import PointSummary
 
 _ABOVE_LEFT = ((-8, 3), (-3, 9), (-8, -5))
 """Where numbers stand, in points: points above the diagonal have little there."""
+APART = 0.1
+"""A point is right but inconsistent where GT-MCC is so far above PW-MCC, and neither is at chance."""
 _LISTED = 16
 """Points that stand with their names beside the map; the page names all."""
 
@@ -61,6 +63,8 @@ class ProxyMap:
     points: tuple[Placed, ...]
     wrong: tuple[Placed, ...]
     """Consistent but wrong, by how far PW-MCC is above GT-MCC."""
+    inconsistent: tuple[Placed, ...]
+    """Right but inconsistent, by how far GT-MCC is above PW-MCC."""
     correlation: float | None
     """Spearman, of PW-MCC and GT-MCC over points."""
     n_chance_like: int
@@ -89,13 +93,15 @@ def proxy_map(results: Mapping[str, Mapping[str, Points]]) -> ProxyMap:
     placed = tuple(found.values())
     points = [each.point for each in placed]
     wrong = [each for each in placed if each.point.consistent_but_wrong]
+    inconsistent = [each for each in placed if not each.point.chance_like and _above(each.point) > APART]
     summaries = [point.summaries for point in points if point.summaries]
     both = [each for each in summaries if each.consensus_precision is not None]
     correlation = correlation_over_points(points)
     own = [point.seed_correlation for point in points if point.seed_correlation.pearson is not None]
     return ProxyMap(
         points=placed,
-        wrong=tuple(sorted(wrong, key=lambda each: each.point.recovery.gt_mcc - each.point.consistency.pw_mcc)),
+        wrong=tuple(sorted(wrong, key=lambda each: _above(each.point))),
+        inconsistent=tuple(sorted(inconsistent, key=lambda each: -_above(each.point))),
         correlation=correlation[0].value if correlation else None,
         n_chance_like=sum(bool(point.chance_like) for point in points),
         n_summarised=len(summaries),
@@ -108,6 +114,11 @@ def proxy_map(results: Mapping[str, Mapping[str, Points]]) -> ProxyMap:
         seed_correlations=tuple(each.pearson for each in own if each.pearson is not None),
         n_correlated=sum(_significant(each.pearson, each.p_value) for each in own),
     )
+
+
+def _above(point: PointSummary) -> float:
+    """How far the truth is above agreement."""
+    return point.recovery.gt_mcc - point.consistency.pw_mcc
 
 
 def proxy_panels(found: ProxyMap) -> list[Panel]:

@@ -13,6 +13,7 @@ from sae_core.synthetic.results import PointSummary
 
 SHARED_AT = "0.7"
 """Cosine from which the literature calls a feature shared (Paulo & Belrose 2025)."""
+SMALLEST_SHOWN_P = 0.001
 _HEADER = [
     "point", "GT-MCC [95 % CI]", "null", "kappa", "PW-MCC [95 % CI]", "null", "kappa", "uniqueness", "FVU", "L0",
     f"pairs ≥ {SHARED_AT}", "from the truth: GT-MCC (FVU)", "r over seeds (p)", "",
@@ -38,7 +39,8 @@ def _row(point: PointSummary, points: Points) -> list[str]:
     over_seeds = point.seed_correlation
     correlation = MISSING if over_seeds.pearson is None else number(over_seeds.pearson, 2)
     if over_seeds.p_value is not None:
-        correlation += f" ({number(over_seeds.p_value, 3)})"
+        p = over_seeds.p_value
+        correlation += " (< 0.001)" if p < SMALLEST_SHOWN_P else f" ({number(p, 3)})"
     remarks = [f"{name.upper().replace('_', '-')} chance-like" for name in point.chance_like]
     remarks += ["consistent but wrong"] if point.consistent_but_wrong else []
     return [

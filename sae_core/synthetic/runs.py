@@ -23,6 +23,8 @@ from sae_core.training.stacks import StackSettings, stackable, train_stack
 _SAMPLES_AT_ONCE = 1 << 15
 _SCALE_SAMPLES = 1 << 14
 """Samples that the mean squared norm is measured on."""
+_DENSE_FEATURES = 512
+"""Up to so many features autograd over all of them takes less than the search for those that are active."""
 Start = Callable[[TrainableSae, int], None]
 """Gives an untrained SAE, whose seed is told, other weights to start from."""
 
@@ -198,6 +200,7 @@ def _together(
                 scale=scale,
                 l2_coefficient=variant.l2_coefficient,
                 aligned=variant.aligned,
+                reference=variant.d_sae <= _DENSE_FEATURES,
                 progress=progress,
             )
             for place, result in zip(places, found, strict=True):
