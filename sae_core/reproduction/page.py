@@ -208,7 +208,8 @@ def _inconsistent(found: Sequence[Placed]) -> str:
     more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     return (
         f"\nRight but inconsistent, GT-MCC more than {APART:g} above PW-MCC and neither at chance: {len(found)} "
-        f"points, of which {len(larger)} have more features than the truth. Furthest apart (GT-MCC and PW-MCC): {names}{more}."
+        f"points, of which {len(larger)} have more features than the truth. Furthest apart (GT-MCC and PW-MCC): "
+        f"{names}{more}."
     )
 
 
