@@ -11,6 +11,7 @@ from sae_core.config import BatchTopKConfig, StandardConfig, TopKConfig
 from sae_core.consistency import pw_mcc
 from sae_core.formats import load_sae
 from sae_core.matching import match
+from sae_core.synthetic import processes
 from sae_core.synthetic.data import SyntheticData
 from sae_core.synthetic.points import build_point
 from sae_core.synthetic.results import PointSummary
@@ -137,6 +138,25 @@ def test_every_architecture_can_be_measured(tmp_path):
     assert load_sae(tmp_path / "saes" / "seed_0").architecture == "jumprelu"  # what BatchTopK is in use
 
 
+def test_divided_among_processes_every_seed_has_the_same_bits(monkeypatch):
+    config, data = point(variant=BatchTopKConfig(d_sae=8, k=2)), SyntheticData(DATA)
+    here = train_point(config, data, [0, 1, 2], from_truth=True)
+    monkeypatch.setattr(processes, "WORTH_IT", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert processes.divide([0, 1, 2], 60) == [[0, 2], [1]]
+    divided = train_point(config, data, [0, 1, 2], from_truth=True)
+    for one, other in zip(here.saes, divided.saes, strict=True):
+        assert torch.equal(one.W_dec, other.W_dec)
+        assert torch.equal(one.W_enc, other.W_enc)
+        assert torch.equal(one.threshold, other.threshold)
+
+
+def test_a_process_that_fails_says_why(monkeypatch):
+    config = point(variant=BatchTopKConfig(d_sae=8, k=2), lr=1e30)
+    with pytest.raises(ValueError, match="seed 0: the gradient norm is|seed 0: the loss became"):
+        processes.train_in_processes(config, [[0]], from_truth=False)
+
+
 def test_a_seed_changes_the_samples_too_where_the_recipe_says_so():
     data = SyntheticData(DATA)
     for variant in (TOPK, BatchTopKConfig(d_sae=8, k=2)):
@@ -166,8 +186,7 @@ def test_a_start_at_the_truth_takes_frequent_features_first():
     from sae_core.architectures import build
 
     sae = build(TopKConfig(d_sae=2, k=1, aux_k_coefficient=0), 6, 0)
-    with torch.no_grad():
-        start_at_truth(data)(sae, 0)
+    start_at_truth(sae, data, 0)
     assert torch.equal(sae.W_dec, data.dictionary[:2])
     assert torch.equal(sae.W_enc, data.dictionary[:2].T)
 

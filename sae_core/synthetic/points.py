@@ -31,7 +31,7 @@ from sae_core.synthetic.premises import premises
 from sae_core.synthetic.recovery import Recovered, recover, seed_correlation
 from sae_core.synthetic.results import CHANCE_KAPPA, Ceiling, DynamicsPoint, PointSummary, Quality
 from sae_core.synthetic.run_summaries import pair_values, what_recovers
-from sae_core.synthetic.runs import TrainedRuns, start_at_truth, train_point
+from sae_core.synthetic.runs import TrainedRuns, train_point
 from sae_core.synthetic.seed_counts import over_seed_counts
 from sae_core.synthetic_config import MeasuresConfig, PointConfig
 from sae_core.whole_files import write_whole
@@ -76,7 +76,7 @@ def build_point(folder: Path, point: PointConfig, progress: Progress = silent) -
 def _train_ceiling(point: PointConfig, data: SyntheticData, progress: Progress) -> TrainedRuns:
     alike = point.variant.d_sae == point.data.d_gt and point.recipe.vary == "init"
     seeds = point.seeds[: 1 if alike else _CEILING_RUNS]
-    return train_point(point, data, seeds, start=start_at_truth(data), progress=progress)
+    return train_point(point, data, seeds, from_truth=True, progress=progress)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -15,6 +15,7 @@ from sae_core.architectures import Sae, TrainableSae, build
 from sae_core.config import TrainingConfig
 from sae_core.progress import Progress, silent
 from sae_core.synthetic.data import SyntheticData
+from sae_core.synthetic.processes import divide, train_in_processes
 from sae_core.synthetic_config import PointConfig, RecipeConfig
 from sae_core.training import DivergedError, Job, train_together
 from sae_core.training.schedules import learning_rate, learning_rate_factor
@@ -25,8 +26,6 @@ _SCALE_SAMPLES = 1 << 14
 """Samples that the mean squared norm is measured on."""
 _DENSE_FEATURES = 512
 """Up to so many features autograd over all of them takes less than the search for those that are active."""
-Start = Callable[[TrainableSae, int], None]
-"""Gives an untrained SAE, whose seed is told, other weights to start from."""
 
 
 @dataclass(frozen=True)
@@ -46,25 +45,26 @@ def train_point(
     data: SyntheticData,
     seeds: Sequence[int],
     *,
-    start: Start | None = None,
+    from_truth: bool = False,
     keep_after: Sequence[int] = (),
+    divided: bool = True,
     progress: Progress = silent,
 ) -> TrainedRuns:
     """Train an SAE for each seed, in one pass over the samples where a seed changes the initial weights only.
 
     Args:
-        start: where they start; None is ``build``'s random start.
+        from_truth: start at the true features instead of random directions.
         keep_after: numbers of steps after which SAEs are kept too; of TopK and Standard SAEs without options only.
+        divided: whether other SAEs, where they train for long, may be divided among processes.
 
     Raises:
         ValueError: if an SAE diverges; the message names its seed.
     """
     began, recipe, variant = time.monotonic(), point.recipe, point.variant
     saes = [build(variant, data.config.d_in, seed) for seed in seeds]
-    for sae, seed in zip(saes, seeds, strict=True):
-        if start:
-            with torch.no_grad():
-                start(sae, seed)
+    if from_truth:
+        for sae, seed in zip(saes, seeds, strict=True):
+            start_at_truth(sae, data, seed)
     initial = [sae.W_dec.detach().numpy().copy() for sae in saes]
     scale = _scale(data, recipe)
     lr = learning_rate(recipe.lr if variant.lr is None else variant.lr, variant.d_sae)
@@ -88,26 +88,26 @@ def train_point(
         ends = [finished(sae) for sae in saes]
     elif keep_after:
         raise ValueError(f"checkpoints are for topk and standard without options: got {variant.key}")
+    elif divided and len(groups := divide(seeds, recipe.n_steps)) > 1:
+        made = train_in_processes(point, groups, from_truth, progress)
+        ends = [made[seed] for seed in seeds]
     else:
         ends = _together(saes, data, point, seeds, training, lr, scale, progress)
     return TrainedRuns(ends, initial, kept, time.monotonic() - began)
 
 
-def start_at_truth(data: SyntheticData) -> Start:
-    """The true features as decoder rows and, transposed, as the encoder.
+@torch.no_grad()
+def start_at_truth(sae: TrainableSae, data: SyntheticData, seed: int) -> None:
+    """Give an SAE the true features as decoder rows and, transposed, as the encoder.
 
-    With room for fewer, those drawn in proportion to how often they fire; with room for more, the others stay random.
+    With room for fewer, those drawn in proportion to how often they fire; with room for more, the others stay.
     """
-
-    def start(sae: TrainableSae, seed: int) -> None:
-        n = min(sae.d_sae, data.config.d_gt)
-        generator = torch.Generator().manual_seed(seed)
-        chosen = torch.multinomial(data.weights.double(), n, generator=generator).sort().values
-        rows = data.dictionary[chosen]
-        sae.W_dec[:n] = rows
-        sae.W_enc[:, :n] = rows.T
-
-    return start
+    n = min(sae.d_sae, data.config.d_gt)
+    generator = torch.Generator().manual_seed(seed)
+    chosen = torch.multinomial(data.weights.double(), n, generator=generator).sort().values
+    rows = data.dictionary[chosen]
+    sae.W_dec[:n] = rows
+    sae.W_enc[:, :n] = rows.T
 
 
 def _scale(data: SyntheticData, recipe: RecipeConfig) -> float:
