@@ -29,7 +29,7 @@ def reproduction_asset(study: SyntheticStudyConfig, language_model: StudyConfig 
         code_version=f"{SYNTHETIC_CODE_VERSION['reproduction']}.{digest_json(study.model_dump(mode='json'))[:8]}",
         kinds={"markdown"},
         tags={"study": study.name},
-        description="What was published, what came out here, and what to make of it.",
+        description=_description(language_model),
     )
     def reproduction(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         opened = store.open()
@@ -43,6 +43,16 @@ def reproduction_asset(study: SyntheticStudyConfig, language_model: StudyConfig 
         return record({"reproduction": made}, metadata=reproduction_metadata(made))
 
     return reproduction
+
+
+def _description(language_model: StudyConfig | None) -> str:
+    text = "What was published, what came out here, and what to make of it."
+    if language_model:
+        text += (
+            f" Results of the study {language_model.name} stand there too, as far as there are any; without them it is "
+            "made all the same, whatever the question before materializing says."
+        )
+    return text
 
 
 def _result_keys(study: StudyConfig) -> tuple[dg.AssetKey, dg.AssetKey]:

@@ -186,7 +186,7 @@ def _proxy(found: ProxyMap) -> str:
         f"a value that is not above chance. {_within(found)}\n",
     ]
     if found.n_summarised:
-        parts += [_gains(found), ""]
+        parts.append(_gains(found))
     if found.wrong:
         parts += ["\nConsistent but wrong, furthest from the truth first (numbers as in the figure):\n"]
         parts += [
@@ -245,4 +245,4 @@ def _gains(found: ProxyMap) -> str:
         if found.consensus_precision is not None
         else ""
     )
-    return f"What recovers more of the truth, over {found.n_summarised} points:\n\n{told}{precision}\n"
+    return f"What recovers more of the truth, over {found.n_summarised} points:\n\n{told}{precision}"
