@@ -11,10 +11,10 @@ import numpy as np
 
 from sae_core.kernel_options import PARALLEL, SERIAL
 from sae_core.ordered_dots import dot
+from sae_core.training.update_kernels import SMALLEST_LENGTH, adam
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 """Adam's, as in ``optimiser``."""
-SMALLEST_LENGTH = np.float32(1e-30)
 
 
 @numba.njit(**SERIAL)
@@ -129,17 +129,6 @@ def _squared_norm(dec, unit, by_enc, by_dec, by_enc_bias, by_dec_bias):
     return total
 
 
-@numba.njit(**SERIAL)
-@no_type_check
-def _adam(row, mean, square, gradient, clip, rate, root):
-    one, beta1, beta2, epsilon = np.float32(1), np.float32(BETA1), np.float32(BETA2), np.float32(EPSILON)
-    for c in range(len(row)):
-        g = clip * gradient[c]
-        mean[c] = beta1 * mean[c] + (one - beta1) * g
-        square[c] = beta2 * square[c] + (one - beta2) * g * g
-        row[c] -= rate * mean[c] / (np.sqrt(square[c]) / root + epsilon)
-
-
 @numba.njit(**PARALLEL)
 @no_type_check
 def advance(batches, weights, means, squares, first_step, rates, k, error_weight, penalty, unit, largest_norm, told):
@@ -164,18 +153,18 @@ def advance(batches, weights, means, squares, first_step, rates, k, error_weight
                 batches[s % len(batches), t], enc[s], dec[s], enc_bias[s], dec_bias[s], k, error_weight, penalty,
                 by_enc, by_dec, by_enc_bias, by_dec_bias,
             )  # fmt: skip
-            clip = np.float32(1)
+            clip, beta1, beta2, epsilon = np.float32(1), np.float32(BETA1), np.float32(BETA2), np.float32(EPSILON)
             squared = _squared_norm(dec[s], unit, by_enc, by_dec, by_enc_bias, by_dec_bias)
             if largest_norm > 0 and squared > largest_norm * largest_norm:
                 clip = np.float32(largest_norm / np.sqrt(squared))
             step = first_step + t + 1
             rate, root = np.float32(rates[t] / (1 - BETA1**step)), np.float32(np.sqrt(1 - BETA2**step))
             for j in range(enc.shape[1]):
-                _adam(enc[s, j], means[0][s, j], squares[0][s, j], by_enc[j], clip, rate, root)
-                _adam(dec[s, j], means[1][s, j], squares[1][s, j], by_dec[j], clip, rate, root)
+                adam(enc[s, j], means[0][s, j], squares[0][s, j], by_enc[j], clip, beta1, beta2, rate, root, epsilon)
+                adam(dec[s, j], means[1][s, j], squares[1][s, j], by_dec[j], clip, beta1, beta2, rate, root, epsilon)
                 if unit:
                     length = max(np.sqrt(dot(dec[s, j], dec[s, j])), SMALLEST_LENGTH)
                     for i in range(dec.shape[2]):
                         dec[s, j, i] /= length
-            _adam(enc_bias[s], means[2][s], squares[2][s], by_enc_bias, clip, rate, root)
-            _adam(dec_bias[s], means[3][s], squares[3][s], by_dec_bias, clip, rate, root)
+            adam(enc_bias[s], means[2][s], squares[2][s], by_enc_bias, clip, beta1, beta2, rate, root, epsilon)
+            adam(dec_bias[s], means[3][s], squares[3][s], by_dec_bias, clip, beta1, beta2, rate, root, epsilon)

@@ -46,7 +46,7 @@ def squared_norms(enc, dec, enc_gradient, dec_gradient, decay, unit, aligned, sq
 
 @numba.njit(**SERIAL)
 @no_type_check
-def _adam(row, mean, square, gradient, clip, beta1, beta2, rate, root, epsilon):
+def adam(row, mean, square, gradient, clip, beta1, beta2, rate, root, epsilon):
     """Adam on one row: ``rate`` is the learning rate over the first bias correction, ``root`` that of the second."""
     one = np.float32(1)
     for c in range(len(row)):
@@ -66,9 +66,9 @@ def update_rows(
     for i in numba.prange(len(dec)):
         e, d, g = enc[i], dec[i], np.empty(dec.shape[1], np.float32)
         _constrained(g, enc_gradient[i], e, decay, d, aligned)
-        _adam(e, enc_mean[i], enc_square[i], g, clip, beta1, beta2, rate, root, epsilon)
+        adam(e, enc_mean[i], enc_square[i], g, clip, beta1, beta2, rate, root, epsilon)
         _constrained(g, dec_gradient[i], d, np.float32(0) if unit else decay, d, unit)
-        _adam(d, dec_mean[i], dec_square[i], g, clip, beta1, beta2, rate, root, epsilon)
+        adam(d, dec_mean[i], dec_square[i], g, clip, beta1, beta2, rate, root, epsilon)
         if unit:
             length = max(np.sqrt(dot(d, d)), SMALLEST_LENGTH)
             for c in range(len(d)):
