@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from sae_core.compare import compare
 from sae_core.config import BatchTopKConfig, StandardConfig, TopKConfig
 from sae_core.consistency import pw_mcc
 from sae_core.formats import load_sae
@@ -68,6 +69,12 @@ def test_gt_mcc_and_pw_mcc_are_those_of_the_saes_that_were_written(made):
     assert summary.seed_counts[-1].pw_mcc == pytest.approx(summary.consistency.pw_mcc, abs=1e-6)
 
 
+def test_concord_compare_takes_an_sae_and_the_truth_as_they_are_written(made):
+    folder, summary = made
+    found = compare([str(folder / "saes" / "seed_0"), str(folder / "truth.safetensors")])
+    assert found.comparison.consistency.pw_mcc == pytest.approx(summary.recovery.gt_mcc_by_run[0], abs=1e-6)
+
+
 def test_fvu_and_l0_hold_for_the_saes_that_were_written_on_other_samples(made):
     folder, summary = made
     x = SyntheticData(DATA).draw(20_000, 99).x
@@ -80,7 +87,7 @@ def test_fvu_and_l0_hold_for_the_saes_that_were_written_on_other_samples(made):
 
 def test_the_measured_frequencies_are_those_of_the_data(made):
     folder, _ = made
-    frequency = load_file(folder / "truth.safetensors")["frequency"]
+    frequency = load_file(folder / "samples.safetensors")["frequency"]
     assert frequency.sum() == pytest.approx(DATA.k)
     assert frequency == pytest.approx(np.full(8, 0.25), abs=0.08)
 

@@ -1,11 +1,12 @@
 """One point of a synthetic study: SAEs trained under all seeds, everything that is measured, one folder.
 
-``saes/seed_<n>`` hold the SAEs in the SAELens layout and ``truth.safetensors`` the true dictionary (``W_dec``) with the
-measured frequency of its features; ``consistency/`` is what *consistency* writes, ``recovery.parquet`` has a row a
-feature of an SAE, and ``summary.json`` is a ``PointSummary``. Last module of the *synthetic* stage.
+``saes/seed_<n>`` hold the SAEs in the SAELens layout, ``truth.safetensors`` the true dictionary (``concord compare``
+takes both as they are), ``samples.safetensors`` the measured frequency of its features and the bias; ``consistency/`` is
+what *consistency* writes, ``recovery.parquet`` has a row a feature of an SAE, and ``summary.json`` is a
+``PointSummary``. Last module of the *synthetic* stage.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
@@ -232,12 +233,12 @@ def _write(
 ) -> None:
     for seed, sae in zip(point.seeds, trained.saes, strict=True):
         save_sae(sae, folder / "saes" / f"seed_{seed}", {"synthetic_data": point.data.key, "init_seed": seed})
-    arrays: Mapping[str, np.ndarray] = {
-        "W_dec": data.dictionary.numpy(),
-        "bias": data.bias.numpy(),
-        "frequency": samples.counts().numpy() / len(samples.x),
+    files: dict[str, dict[str, np.ndarray]] = {
+        "truth": {"W_dec": data.dictionary.numpy()},
+        "samples": {"frequency": samples.counts().numpy() / len(samples.x), "bias": data.bias.numpy()},
     }
-    write_whole(folder / "truth.safetensors", lambda part: save_file(dict(arrays), part))
+    for name, arrays in files.items():
+        write_whole(folder / f"{name}.safetensors", partial(save_file, arrays))
     write_whole(folder / "recovery.parquet", partial(pq.write_table, recovered.table))
 
 
