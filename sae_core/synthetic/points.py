@@ -1,8 +1,8 @@
 """One point of a synthetic study: SAEs trained under all seeds, everything that is measured, one folder.
 
 ``saes/seed_<n>`` hold the SAEs in the SAELens layout, ``truth.safetensors`` the true dictionary (``concord compare``
-takes both as they are), ``samples.safetensors`` the measured frequency of its features and the bias; ``consistency/`` is
-what *consistency* writes, ``recovery.parquet`` has a row a feature of an SAE, and ``summary.json`` is a
+takes both as they are), ``samples.safetensors`` the measured frequency of its features and the bias; ``consistency/``
+is what *consistency* writes, ``recovery.parquet`` has a row a feature of an SAE, and ``summary.json`` is a
 ``PointSummary``. Last module of the *synthetic* stage.
 """
 
