@@ -4,7 +4,6 @@ Like ``sae_core.config``: frozen models, one default for each number, impossible
 """
 
 import re
-from math import comb
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -175,11 +174,6 @@ class SyntheticConfig(Config):
         if isinstance(structure, Hierarchical) and structure.n_roots > self.d_gt:
             raise ValueError(f"n_roots must not exceed d_gt={self.d_gt}: got {structure.n_roots}; lower it")
         return self
-
-    @property
-    def n_supports(self) -> int:
-        """Sets of k features that there are."""
-        return comb(self.d_gt, self.k)
 
 
 # --- SAEs on the data -------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from safetensors.numpy import save_file
 
 from sae_core.architectures import Sae
 from sae_core.config import ConsistencyConfig
-from sae_core.consistency import Run, consensus, consistency, pw_mcc, write_consistency
+from sae_core.consistency import ConsistencySummary, Run, consensus, consistency, pw_mcc, write_consistency
 from sae_core.consistency.mutual_neighbours import Matchings
 from sae_core.formats import save_sae
 from sae_core.matching import match
@@ -30,7 +30,16 @@ from sae_core.synthetic.data import Draw, SyntheticData
 from sae_core.synthetic.feature_groups import feature_groups
 from sae_core.synthetic.premises import premises
 from sae_core.synthetic.recovery import Recovered, recover, seed_correlation
-from sae_core.synthetic.results import CHANCE_KAPPA, Ceiling, DynamicsPoint, PointSummary, Quality
+from sae_core.synthetic.results import (
+    CHANCE_KAPPA,
+    Ceiling,
+    DynamicsPoint,
+    PointSummary,
+    Premises,
+    Quality,
+    Recovery,
+    Summaries,
+)
 from sae_core.synthetic.run_summaries import pair_values, what_recovers
 from sae_core.synthetic.runs import TrainedRuns, train_point
 from sae_core.synthetic.seed_counts import over_seed_counts
@@ -60,7 +69,7 @@ def build_point(folder: Path, point: PointConfig, progress: Progress = silent) -
     ceiling = _train_ceiling(point, data, progress) if point.measures.ceiling else None
     progress(n_steps, n_steps, "measuring")
     samples = data.draw(point.measures.n_eval_samples, _EVALUATION_STREAM + point.measures.seed)
-    summary, recovered, runs = _measure(point, data, samples, trained, ceiling, folder)
+    summary, recovered = _measure(point, data, samples, trained, ceiling, folder)
     _write(folder, point, data, samples, trained, recovered)
     text = summary.model_dump_json(indent=1) + "\n"
     write_whole(folder / "summary.json", lambda part: part.write_text(text, encoding="utf-8"))
@@ -69,7 +78,7 @@ def build_point(folder: Path, point: PointConfig, progress: Progress = silent) -
         "pw_mcc": summary.consistency.pw_mcc,
         "fvu": summary.quality.fvu,
         "l0": summary.quality.l0,
-        "n_runs": len(runs),
+        "n_runs": len(point.seeds),
         "training_seconds": round(trained.seconds, 3),
     }
 
@@ -107,7 +116,7 @@ def _measure(
     trained: TrainedRuns,
     ceiling: TrainedRuns | None,
     folder: Path,
-) -> tuple[PointSummary, Recovered, list[Run]]:
+) -> tuple[PointSummary, Recovered]:
     measures, truth = point.measures, data.dictionary.numpy()
     found = [_evaluate(sae, samples.x) for sae in trained.saes]
     runs = [
@@ -141,7 +150,7 @@ def _measure(
         chance_like=chance_like,
         consistent_but_wrong=pw.ci_low is not None and pw.ci_low > gt.gt_ci_high,
     )
-    return summary, recovered, runs
+    return summary, recovered
 
 
 def _consistency_config(measures: MeasuresConfig) -> ConsistencyConfig:
@@ -181,7 +190,7 @@ def _ceiling(trained: TrainedRuns, truth: Float[np.ndarray, "d_gt d_in"], sample
 
 def _summaries(
     runs: Sequence[Run], matchings: Matchings, truth: np.ndarray, recovered: Recovered, measures: MeasuresConfig
-) -> Any:
+) -> Summaries | None:
     if not measures.consensus:
         return None
     common = consensus(runs, matchings)
@@ -203,7 +212,7 @@ def _dynamics(trained: TrainedRuns, truth: Float[np.ndarray, "d_gt d_in"], sampl
     return found
 
 
-def _premises(point: PointConfig, data: SyntheticData, trained: TrainedRuns) -> Any:
+def _premises(point: PointConfig, data: SyntheticData, trained: TrainedRuns) -> Premises:
     config = point.data
 
     def values(n: int, seed: int) -> Float[np.ndarray, "n k"]:
@@ -215,7 +224,7 @@ def _premises(point: PointConfig, data: SyntheticData, trained: TrainedRuns) -> 
     return premises(data.dictionary.numpy(), values, config.k, trained.saes, _ROUND_TRIP_CODES, point.measures.seed)
 
 
-def _chance_like(pw: Any, gt: Any) -> list[str]:
+def _chance_like(pw: ConsistencySummary, gt: Recovery) -> list[str]:
     kappas = {
         "gt_mcc": (gt.kappa_isotropic, gt.kappa_sign_flip),
         "pw_mcc": (pw.kappa_isotropic, pw.kappa_sign_flip),
