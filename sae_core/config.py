@@ -492,49 +492,186 @@ class ConsistencyConfig(Config):
     """Seed of the nulls."""
 
 
-class LexicalExplainer(Config):
-    """Explanations made of words: activation-weighted tokens, tf-idf against the corpus, logit lens. No model."""
+class ContextsConfig(Config):
+    """What is kept of where the features of a run fire on held-out text.
 
-    kind: Literal["lexical"] = "lexical"
-    n_words: int = Field(default=8, ge=1)
-    """Words of an explanation, at most."""
-    n_promoted: int = Field(default=0, ge=0)
-    """Words of the logit lens that join the text of an explanation. They are in the table in any case; in the text
-    they make similarity partly a function of the decoder cosine itself, and the same for both corpus halves."""
+    All numbers of examples are per feature and corpus half.
+    """
+
+    n_tokens: int = Field(default=1_000_000, ge=1)
+    """Held-out tokens looked at (all of them when there are fewer). Their active codes are kept, 12 bytes each."""
+    before: int = Field(default=23, ge=0)
+    """Tokens of an example before the token it is about: a language model reads them, so a feature can depend on them.
+    With the token itself and those after it, 32 tokens by default."""
+    after: int = Field(default=8, ge=0)
+    """Tokens of an example after that token; an example never leaves its document."""
+    n_strongest: int = Field(default=8, ge=1)
+    """Strongest examples, at most one of a document in a context."""
+    n_quantiles: int = Field(default=5, ge=1)
+    """Parts of equal size into which the other examples are divided by their activation."""
+    n_per_quantile: int = Field(default=4, ge=0)
+    """Examples drawn from each of them."""
+    n_negatives: int = Field(default=8, ge=0)
+    """Examples without any activation, of each kind: random ones, ones with a token that the feature fires on
+    elsewhere, and the nearest ones (by the mean activation of the language model) to where it fires."""
+    n_pool: int = Field(default=8192, ge=1)
+    """Places among which the nearest ones are looked for."""
+    n_words: int = Field(default=64, ge=1)
+    """Words kept of the statistics of those on, before and after which a feature fires."""
+    n_promoted: int = Field(default=10, ge=0)
+    """Words kept of the logit lens."""
+    seed: int = Field(default=0, ge=0)
 
 
-class LocalExplainer(Config):
-    """Explanations written by a small instruct model through transformers, from the word list of each feature."""
+class ChatModelConfig(Config):
+    """What all models that write text have in common."""
+
+    max_new_tokens: int = Field(default=96, ge=1)
+    """Tokens of a reply, at most."""
+
+
+class LocalChat(ChatModelConfig):
+    """A small instruct model on this machine through transformers: batched and greedy, so that the same prompt gives
+    the same reply. A larger one is faster in a server of its own (llama-server, vLLM, Ollama) and ``kind: openai``.
+    """
 
     kind: Literal["local"]
     model: LanguageModelConfig
-    n_words: int = Field(default=12, ge=1)
-    max_new_tokens: int = Field(default=24, ge=1)
     batch_size: int = Field(default=16, ge=1)
 
 
-Explainer = Annotated[LexicalExplainer | LocalExplainer, Field(discriminator="kind")]
+class OpenAIChat(ChatModelConfig):
+    """Any endpoint that speaks OpenAI's chat protocol: vLLM, Ollama, a llama.cpp server, or a hosted one.
+
+    Needs ``pip install sae-concord[openai]``. Replies are kept in the store, so no prompt is paid for twice.
+    """
+
+    kind: Literal["openai"]
+    model: str
+    """Its name at the endpoint."""
+    base_url: str = Field(default="https://api.openai.com/v1", pattern=r"^https?://[^@?\s]+$")
+    """Where the endpoint is; no user, password or query in it: the key comes from the environment."""
+    api_key_env: str = Field(default="OPENAI_API_KEY", pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")
+    """Environment variable that holds the key. The key itself is never written anywhere. An endpoint without keys
+    (on this machine, for example) needs none."""
+    temperature: float | None = Field(default=0.0, ge=0)
+    """None leaves it out, for models that refuse it."""
+    seed: int | None = 0
+    """Passed on to the endpoint; None leaves it out, for endpoints that refuse it."""
+    max_concurrency: int = Field(default=8, ge=1)
+    """Requests under way at a time."""
+    timeout_s: float = Field(default=60.0, gt=0)
+    max_retries: int = Field(default=4, ge=0)
+    """Further tries after a refused connection, a time-out, 429 or 5xx, with growing pauses."""
+    budget_tokens: int | None = Field(default=None, ge=1)
+    """Tokens of prompts and replies together after which no further request is made; what is then not explained is
+    missing, and counted. None: no limit."""
+    budget_usd: float | None = Field(default=None, gt=0)
+    """The same in money; needs both prices."""
+    usd_per_million_prompt_tokens: float | None = Field(default=None, ge=0)
+    usd_per_million_reply_tokens: float | None = Field(default=None, ge=0)
+    max_failed: float = Field(default=0.1, ge=0, le=1)
+    """Largest share of requests that may fail for the endpoint's reasons. Above it nothing is committed: the replies
+    that came are kept, and the next run asks for the others only."""
+
+    @model_validator(mode="after")
+    def _priced(self) -> "OpenAIChat":
+        prices = (self.usd_per_million_prompt_tokens, self.usd_per_million_reply_tokens)
+        if self.budget_usd is not None and None in prices:
+            raise ValueError(
+                "budget_usd needs usd_per_million_prompt_tokens and usd_per_million_reply_tokens: got "
+                f"{prices[0]} and {prices[1]}; write down the endpoint's prices, or set budget_tokens instead"
+            )
+        return self
+
+
+ChatConfig = Annotated[LocalChat | OpenAIChat, Field(discriminator="kind")]
+
+
+class LexicalExplainer(Config):
+    """Explanations without a model: rules about words and characters that say on which tokens the feature fires,
+    chosen by measured precision and recall."""
+
+    kind: Literal["lexical"] = "lexical"
+    name: Name = "lexical"
+    n_clauses: int = Field(default=8, ge=1)
+    """Words and other clauses of a rule, at most."""
+    n_promoted: int = Field(default=0, ge=0)
+    """Words of the logit lens that join the text of an explanation. They are in the table in any case; in the text
+    they make similarity partly a function of the decoder cosine itself, and the same for both corpus halves."""
+    n_pairs: None = None
+    """A rule costs milliseconds: all features get one."""
+
+
+class Explains(Config):
+    """What a model that writes explanations is shown, and for how many features it is asked."""
+
+    prompt: Literal["contexts", "word_list"] = "contexts"
+    """``contexts``: marked examples with their activations from 0 to 10. ``word_list``: the words the feature fires on,
+    after a few solved examples; for models too small for the other."""
+    n_pairs: int | None = Field(default=None, ge=1)
+    """Matched pairs of features that are explained, of all pairs of runs of a variant together, drawn at random from
+    those alive; None explains every feature of every run."""
+    n_examples: int = Field(default=20, ge=1)
+    """Examples in a prompt, at most; fewer where the model reads no more."""
+    n_words: int = Field(default=12, ge=1)
+    """Words in a prompt of the kind ``word_list``."""
+
+
+class LocalExplainer(LocalChat, Explains):
+    """Explanations written by a small model on this machine."""
+
+    name: Name = "local"
+    prompt: Literal["contexts", "word_list"] = "word_list"
+
+
+class OpenAIExplainer(OpenAIChat, Explains):
+    """Explanations written by a model behind an endpoint."""
+
+    name: Name = "openai"
+
+
+Explainer = Annotated[LexicalExplainer | LocalExplainer | OpenAIExplainer, Field(discriminator="kind")]
 
 
 class ExplanationsConfig(Config):
-    """Which features are explained, and from what."""
+    """Which features are explained, and by whom."""
 
-    explainer: Explainer = LexicalExplainer()
+    explainers: list[Explainer] = Field(default=[LexicalExplainer()], min_length=1)
+    """The first one is the one whose similarity a report puts first."""
     n_features: int | None = Field(default=None, ge=1)
-    """Features of a run that are explained, drawn at random from those alive; None explains them all, which a
-    lexical explainer does in seconds. Every run draws for itself, so the matched pairs with both explanations are
-    a random sample too, of about the square of the share drawn."""
-    n_contexts: int = Field(default=24, ge=1)
-    """Strongest contexts per feature and corpus half."""
-    window: int = Field(default=16, ge=2)
-    """Tokens shown on either side of the strongest token, within its document."""
-    min_word_score: float = Field(default=0.1, ge=0, lt=1)
-    """Words that score less than this share of the best word's score are left out: a long tail of words that many
-    features have in common makes their explanations alike."""
-    n_examples: int = Field(default=3, ge=0)
-    """Strongest contexts written into the table, per feature and corpus half."""
+    """Features of a run that are explained, drawn at random from those alive; None explains them all. Every run draws
+    for itself, so the matched pairs with both explanations are a random sample too, of about the square of the share
+    drawn. An explainer with ``n_pairs`` draws pairs instead."""
     min_activations: int = Field(default=10, ge=1)
     """A feature that fired less often in a corpus half is not explained there: missing, and counted."""
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "ExplanationsConfig":
+        names = [explainer.name for explainer in self.explainers]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"explainers must have names of their own: {', '.join(twice)} given more than once")
+        return self
+
+
+class ScoringConfig(Config):
+    """How far an explanation predicts where its feature fires, on text that did not make it.
+
+    Numbers are per explanation, so per feature and corpus half.
+    """
+
+    n_activating: int = Field(default=10, ge=1)
+    """Activating examples, spread over the quantiles."""
+    n_non_activating: int = Field(default=5, ge=1)
+    """Examples without activation, of each kind."""
+    n_embedded: int = Field(default=40, ge=0)
+    """Features of a run whose explanations are scored by sentence embeddings, drawn at random; each takes some
+    fifty short texts."""
+    scorer: ChatConfig | None = None
+    """The model that detects, finds marks and simulates from explanations that are no rule; None leaves that out."""
+    n_scored: int = Field(default=20, ge=0)
+    """Features of a run whose explanations it scores, drawn at random."""
     seed: int = Field(default=0, ge=0)
 
 
@@ -554,14 +691,26 @@ class NamedEmbedder(Config):
     name: str
 
 
+class EmbedderConfig(Config):
+    """The sentence embedder, of scores and similarity alike."""
+
+    source: Annotated[PackagedEmbedder | NamedEmbedder, Field(discriminator="kind")] = PackagedEmbedder()
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Its number format; bfloat16 is faster on processors that have it."""
+
+
 class SimilarityConfig(Config):
     """How alike two explanations are."""
 
-    embedder: Annotated[PackagedEmbedder | NamedEmbedder, Field(discriminator="kind")] = PackagedEmbedder()
-    embedder_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the embedder; bfloat16 is faster on processors that have it."""
     n_decoys: int = Field(default=5, ge=1)
     """Random pairs of equal frequency beside every matched pair."""
+    n_strata: int = Field(default=10, ge=1)
+    """Strata of frequency, with as many pairs each, inside which the permutation test permutes."""
+    n_permutations: int = Field(default=999, ge=1)
+    judge: ChatConfig | None = None
+    """A model that rates from 1 to 10 how alike two explanations are, in both orders; None leaves that out."""
+    n_judged: int = Field(default=200, ge=1)
+    """Matched pairs of a variant that it rates for each explainer, drawn at random, and one decoy for each."""
     seed: int = Field(default=0, ge=0)
 
 
@@ -575,6 +724,8 @@ class ChecksConfig(Config):
     min_kappa: float = 0.05
     """Smallest chance-corrected PW-MCC (sign-flip null)."""
     max_missing_explanations: float = Field(default=0.5, ge=0, le=1)
+    max_shuffled_auc: float = Field(default=0.1, gt=0, le=0.5)
+    """Largest distance from one half of the AUC of shuffled matches against decoys."""
 
 
 class StudyConfig(Config):
@@ -596,7 +747,10 @@ class StudyConfig(Config):
     """Needed unless all variants are pretrained."""
     evaluation: EvaluationConfig = EvaluationConfig()
     consistency: ConsistencyConfig = ConsistencyConfig()
+    contexts: ContextsConfig = ContextsConfig()
     explanations: ExplanationsConfig = ExplanationsConfig()
+    scoring: ScoringConfig = ScoringConfig()
+    embedder: EmbedderConfig = EmbedderConfig()
     similarity: SimilarityConfig = SimilarityConfig()
     checks: ChecksConfig = ChecksConfig()
 

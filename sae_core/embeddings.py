@@ -1,4 +1,4 @@
-"""Sentence embeddings of explanations, by sentence-transformers: the measure behind *similarity*."""
+"""Sentence embeddings of explanations, by sentence-transformers: the measure behind *scoring* and *similarity*."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from sentence_transformers import SentenceTransformer
 
-from sae_core.config import PackagedEmbedder, SimilarityConfig
+from sae_core.config import EmbedderConfig, PackagedEmbedder
 from sae_core.packages import package_path
 from sae_core.progress import Progress, silent
 from sae_core.store import digest_file
@@ -21,7 +21,7 @@ _BATCH = 64
 _PROGRESS_TEXTS = 1024
 
 
-def load_embedder(config: SimilarityConfig) -> Embed:
+def load_embedder(config: EmbedderConfig) -> Embed:
     """The configured embedder as a function from texts to unit vectors.
 
     Raises:
@@ -29,7 +29,7 @@ def load_embedder(config: SimilarityConfig) -> Embed:
         FileNotFoundError: if the package has no such folder.
     """
     model = SentenceTransformer(
-        embedder_location(config), device="cpu", model_kwargs={"dtype": getattr(torch, config.embedder_dtype)}
+        embedder_location(config), device="cpu", model_kwargs={"dtype": getattr(torch, config.dtype)}
     )
 
     def embed(texts: list[str]) -> Float[np.ndarray, "texts dim"]:
@@ -41,20 +41,20 @@ def load_embedder(config: SimilarityConfig) -> Embed:
     return embed
 
 
-def embedder_location(config: SimilarityConfig) -> str:
+def embedder_location(config: EmbedderConfig) -> str:
     """Folder of the packaged embedder, or the name or folder of another one.
 
     Raises:
         ModuleNotFoundError: if the package is not installed.
         FileNotFoundError: if it has no such folder.
     """
-    embedder = config.embedder
+    embedder = config.source
     if isinstance(embedder, PackagedEmbedder):
         return str(package_path(embedder.package, embedder.folder, embedder.install))
     return embedder.name
 
 
-def embedder_digest(config: SimilarityConfig) -> str:
+def embedder_digest(config: EmbedderConfig) -> str:
     """Identifies the embedder: a digest of its files where it is a folder, its name where it is on the hub."""
     location = embedder_location(config)
     folder = Path(location)

