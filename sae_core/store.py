@@ -194,6 +194,13 @@ class ArtifactStore:
         """
         return Path(self.root.path) if self.is_local else self.scratch
 
+    @property
+    def replies(self) -> Path:
+        """Local folder of what models that write text replied, by the digest of the prompt: kept over all artifacts, so
+        that nothing is asked for twice.
+        """
+        return self.logs / "replies"
+
     def fingerprint(
         self, kind: str, code_version: str, inputs: Mapping[str, Any], upstream: Mapping[str, Artifact]
     ) -> str:
