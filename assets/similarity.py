@@ -1,5 +1,7 @@
 """Are consistent features explained alike?"""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 from assets.checks import check_specs, similarity_checks
@@ -7,35 +9,41 @@ from assets.keys import StudyKeys
 from assets.partitions import all_seeds_of_variant, run_key, study_partitions
 from assets.pictures import similarity_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
-from sae_core.chain import CODE_VERSION, make_similarity
 from sae_core.config import StudyConfig
-from sae_core.store import digest_json
+from sae_core.explainer_labels import explainer_labels
+from sae_core.explanation_chain import EXPLANATION_CODE_VERSION, make_similarity
+from sae_core.store import Artifact, digest_json
 
 
 def similarity_asset(study: StudyConfig) -> dg.AssetsDefinition:
     """``<study>/explanation_similarity`` [variant]: explanations of matched features against decoys."""
     keys = StudyKeys(study.name)
+    decisive = [study.similarity, study.embedder, study.explanations]
+    settings = digest_json([config.model_dump(mode="json") for config in decisive])[:8]
 
     @dg.asset(
         key=keys.similarity,
-        deps=[keys.consistency, all_seeds_of_variant(keys.explanations)],
+        deps=[keys.consistency, all_seeds_of_variant(keys.contexts), all_seeds_of_variant(keys.explanations)],
         partitions_def=study_partitions(study).variants,
         group_name="similarity",
-        code_version=f"{CODE_VERSION['explanation_similarity']}.{digest_json(study.similarity.model_dump(mode='json'))[:8]}",
-        kinds={"pytorch"},
+        code_version=f"{EXPLANATION_CODE_VERSION['explanation_similarity']}.{settings}",
+        kinds={"pytorch", "scipy"},
         tags={"study": study.name},
-        description="Sentence-embedding cosine of matched pairs; Spearman correlation with the matched cosine.",
+        description="Whether matched features mean the same: rank correlation of their cosine with the similarity of "
+        "their explanations, frequency held constant.",
         check_specs=check_specs(keys.similarity, similarity_checks),
     )
     def explanation_similarity(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         opened, variant = store.open(), context.partition_key
-        explained = {
-            name: upstream(context, opened, keys.explanations, run_key(variant, seed))["explanations"]
-            for name, seed in study.run_names().items()
-        }
-        matched = upstream(context, opened, keys.consistency, variant)["consistency"]
+        runs = {name: run_key(variant, seed) for name, seed in study.run_names().items()}
+        explained = {name: upstream(context, opened, keys.explanations, run) for name, run in runs.items()}
         made = make_similarity(
-            opened, matched, explained, study.similarity, progress_of(context, f"similarity of {variant}")
+            opened,
+            upstream(context, opened, keys.consistency, variant)["consistency"],
+            {name: upstream(context, opened, keys.contexts, run)["feature_contexts"] for name, run in runs.items()},
+            _by_explainer(study, explained),
+            study,
+            progress_of(context, f"similarity of {variant}"),
         )
         return record(
             {"explanation_similarity": made},
@@ -44,3 +52,16 @@ def similarity_asset(study: StudyConfig) -> dg.AssetsDefinition:
         )
 
     return explanation_similarity
+
+
+def _by_explainer(study: StudyConfig, runs: Mapping[str, Mapping[str, Artifact]]) -> dict[str, dict[str, Artifact]]:
+    """Artifacts by explainer and run, from those by run and name."""
+    labels = explainer_labels(study.explanations.explainers, "explanations")
+    for run, found in runs.items():
+        if missing := [name for name, label in labels.items() if label not in found]:
+            raise dg.Failure(
+                f"the explanations of {run} were made without {', '.join(missing)}: materialize them again, now that "
+                "the study names more explainers",
+                allow_retries=False,
+            )
+    return {name: {run: found[label] for run, found in runs.items()} for name, label in labels.items()}

@@ -34,6 +34,7 @@ from sae_core.reproduction.estimates import (
     pw_of_one,
     rarest_and_most_frequent,
 )
+from sae_core.similarity.statistics import PAPER_EDGES
 
 _TEXT = "m 8, d_gt = d_sae = 16, k 3, 50,000 samples, 5 seeds"
 _NOTEBOOK = "m 16, d_gt = d_sae = 32, k 3: the size in the released notebook, where the text says 8 and 16"
@@ -154,8 +155,12 @@ def _by_frequency(result: LanguageModelResult) -> tuple[Estimate, ...] | None:
 
 
 def _explanations(result: LanguageModelResult) -> tuple[Estimate, ...] | None:
-    """Mean similarity of explanations in each bin of cosine that has any; None where nothing was explained."""
-    bins = (result.similarity or {}).get("log_bins") or []
+    """Mean similarity of explanations, by the primary measure, in each of the paper's bins of cosine that has any; None
+    where nothing was explained."""
+    if result.similarity is None:
+        return None
+    primary = next(each for each in result.similarity["measures"] if each["measure"] == result.similarity["primary"])
+    bins = primary["log_bins"][1 - len(PAPER_EDGES) :]  # one of what lies below the paper's edges may come first
     found = [each["mean_similarity"] for each in bins if each["mean_similarity"] is not None]
     return tuple(Estimate(value) for value in found) or None
 
