@@ -1,7 +1,7 @@
 """What should hold of each stage, as asset checks: errors where a result would be wrong, warnings where it is poor."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import dagster as dg
@@ -27,8 +27,10 @@ _NAMES: dict[str, list[str]] = {
     "activation_checks": ["verified"],
     "sae_checks": ["verified", "finite", "fve", "alive", "l0_on_target"],
     "consistency_checks": ["finite", "certified", "above_null"],
+    "context_checks": ["verified"],
     "explanation_checks": ["explained"],
-    "similarity_checks": ["explained"],
+    "score_checks": ["finite", "measured"],
+    "similarity_checks": ["explained", "shuffled_near_half"],
     "experiment_checks": ["verified", "finite", "certified", "above_chance"],
 }
 
@@ -116,24 +118,89 @@ def consistency_checks(key: dg.AssetKey, consistency: Artifact, limits: ChecksCo
     )
 
 
-def _explained(missing: float, limits: ChecksConfig) -> Check:
-    return (
-        "explained",
-        missing <= limits.max_missing_explanations,
-        {"missing_fraction": missing, "expected_at_most": limits.max_missing_explanations},
+def context_checks(key: dg.AssetKey, contexts: Artifact) -> list[dg.AssetCheckResult]:
+    """The files are all there."""
+    return _results(key, [_verified(contexts)])
+
+
+def explanation_checks(
+    key: dg.AssetKey, explanations: Mapping[str, Artifact], limits: ChecksConfig
+) -> list[dg.AssetCheckResult]:
+    """Every explainer explained most of the features it was asked for.
+
+    Args:
+        explanations: by name, an artifact an explainer.
+    """
+    values: dict[str, Any] = {"expected_at_most": limits.max_missing_explanations}
+    shares = []
+    for made in explanations.values():
+        summary = made.summary
+        shares.append(summary["n_missing"] / max(summary["n_missing"] + summary["n_explanations"], 1))
+        values[f"missing_fraction/{summary['explainer']}"] = shares[-1]
+        values[f"missing/{summary['explainer']}"] = _reasons(summary["missing"])
+    return _results(key, [("explained", max(shares) <= limits.max_missing_explanations, values)])
+
+
+def score_checks(
+    key: dg.AssetKey, scores: Mapping[str, Artifact], explanations: Mapping[str, Artifact]
+) -> list[dg.AssetCheckResult]:
+    """Scores are numbers, and every explainer that explained anything has some.
+
+    Args:
+        scores: by name, an artifact an explainer.
+        explanations: those scored, in the same order.
+    """
+    unscored, infinite = [], []
+    for made, explained in zip(scores.values(), explanations.values(), strict=True):
+        explainer, found = explained.summary["explainer"], made.summary["scores"]
+        known = [score for score in found if score["n"]]
+        if made.summary["n_explanations"] and not known:
+            unscored.append(explainer)
+        # None where there is a count would be a number that got lost.
+        infinite += [f"{explainer} {score['name']}" for score in known if not _is_finite(score["median"])]
+    return _results(
+        key,
+        [
+            ("finite", not infinite, {"wrong": ", ".join(infinite)}),
+            ("measured", not unscored, {"without_scores": ", ".join(unscored)}),
+        ],
     )
 
 
-def explanation_checks(key: dg.AssetKey, explanations: Artifact, limits: ChecksConfig) -> list[dg.AssetCheckResult]:
-    """Most features asked for got an explanation."""
-    summary = explanations.summary
-    return _results(key, [_explained(summary["n_missing"] / max(2 * summary["n_features"], 1), limits)])
-
-
 def similarity_checks(key: dg.AssetKey, similarity: Artifact, limits: ChecksConfig) -> list[dg.AssetCheckResult]:
-    """Most matched pairs have an explanation on both sides."""
+    """Most matched pairs have a value of the primary measure, and shuffled matches are no more alike than decoys."""
     summary = similarity.summary
-    return _results(key, [_explained(1 - summary["n_used"] / max(summary["n_matched"], 1), limits)])
+    measures = {each["measure"]: each for each in summary["measures"]}
+    primary = measures[summary["primary"]]
+    missing = 1 - primary["n_used"] / max(primary["n_asked"], 1)
+    shuffled = {name: each["auc_shuffled"] for name, each in measures.items() if each["auc_shuffled"] is not None}
+    explained = {
+        "missing_fraction": missing,
+        "missing": _reasons(primary["missing"]),
+        "expected_at_most": limits.max_missing_explanations,
+    }
+    apart = {f"auc_shuffled/{name}": value for name, value in shuffled.items()}
+    return _results(
+        key,
+        [
+            ("explained", missing <= limits.max_missing_explanations, explained),
+            (
+                "shuffled_near_half",
+                all(abs(value - 0.5) <= limits.max_shuffled_auc for value in shuffled.values()),
+                {**apart, "expected_distance_at_most": limits.max_shuffled_auc},
+            ),
+        ],
+    )
+
+
+def _reasons(missing: Mapping[str, int]) -> str:
+    """Counts and reasons, the most frequent first."""
+    ordered = sorted(missing.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {reason}" for reason, count in ordered)
+
+
+def _is_finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def experiment_checks(key: dg.AssetKey, experiment: Artifact) -> list[dg.AssetCheckResult]:

@@ -10,12 +10,14 @@ from pydantic import BaseModel
 
 from assets.activations import activations_asset
 from assets.consistency import consistency_asset
+from assets.contexts import contexts_asset
 from assets.explanations import explanations_asset
 from assets.keys import model_key, observe_job_name
 from assets.models import model_asset
 from assets.reports import report_asset
 from assets.reproduction import reproduction_asset
 from assets.saes import sae_asset
+from assets.scores import scores_asset
 from assets.similarity import similarity_asset
 from assets.synthetic import experiment_asset
 from sae_core.config import ModelConfig, StudyConfig
@@ -164,7 +166,9 @@ def study_definitions(study: StudyConfig, model: ModelConfig) -> dg.Definitions:
         assets=[
             sae_asset(study, model),
             consistency_asset(study),
+            contexts_asset(study, model),
             explanations_asset(study, model),
+            scores_asset(study, model),
             similarity_asset(study),
             report_asset(study, model),
         ]

@@ -4,25 +4,31 @@ import dagster as dg
 
 from assets.checks import check_specs, explanation_checks
 from assets.keys import StudyKeys, activations_key
-from assets.partitions import run_key, split_run_key, study_partitions
+from assets.partitions import run_key, split_run_key, study_partitions, variant_of_run
 from assets.pictures import explanation_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
-from sae_core.chain import CODE_VERSION, make_explanations
 from sae_core.config import ModelConfig, StudyConfig
+from sae_core.explanation_chain import EXPLANATION_CODE_VERSION, make_explanations
 from sae_core.store import digest_json
 
 
 def explanations_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
-    """``<study>/explanations`` [variant x seed]: an explanation of every feature from its strongest contexts."""
+    """``<study>/explanations`` [variant x seed]: what every explainer says of the features, from each half of the text.
+
+    It depends on *consistency* only where an explainer explains a sample of matched pairs.
+    """
     keys, source = StudyKeys(study.name), activations_key(study.model, study.hook)
+    explainers = study.explanations.explainers
+    sampled = any(explainer.n_pairs is not None for explainer in explainers)
+    settings = digest_json(study.explanations.model_dump(mode="json"))[:8]
 
     @dg.asset(
         key=keys.explanations,
-        deps=[keys.sae, source],
+        deps=[keys.contexts, source, *([variant_of_run(keys.consistency)] if sampled else [])],
         partitions_def=study_partitions(study).runs,
         group_name="explanations",
-        code_version=f"{CODE_VERSION['explanations']}.{digest_json(study.explanations.model_dump(mode='json'))[:8]}",
-        kinds={study.explanations.explainer.kind},
+        code_version=f"{EXPLANATION_CODE_VERSION['explanations']}.{settings}",
+        kinds={explainer.kind for explainer in explainers},
         tags={"study": study.name},
         description="From held-out contexts; each half of the corpus explains for itself.",
         check_specs=check_specs(keys.explanations, explanation_checks),
@@ -32,14 +38,16 @@ def explanations_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefin
         opened, title = store.open(), f"explanations of {variant}, seed {seed}"
         made = make_explanations(
             opened,
-            upstream(context, opened, keys.sae, run_key(variant, seed)),
+            upstream(context, opened, keys.contexts, run_key(variant, seed))["feature_contexts"],
             upstream(context, opened, source),
             model,
             study.explanations,
+            upstream(context, opened, keys.consistency, variant)["consistency"] if sampled else None,
+            next(name for name, its_seed in study.run_names().items() if its_seed == seed),
             progress_of(context, title),
         )
         return record(
-            {"explanations": made},
+            made,
             metadata=explanation_metadata(made),
             check_results=explanation_checks(keys.explanations, made, study.checks),
         )

@@ -41,9 +41,19 @@ class StudyKeys:
         return self._key("consistency")
 
     @property
+    def contexts(self) -> dg.AssetKey:
+        """Where features fire, variant x seed."""
+        return self._key("contexts")
+
+    @property
     def explanations(self) -> dg.AssetKey:
         """Explanations of features, variant x seed."""
         return self._key("explanations")
+
+    @property
+    def scores(self) -> dg.AssetKey:
+        """How far the explanations predict where features fire, variant x seed."""
+        return self._key("explanation_scores")
 
     @property
     def similarity(self) -> dg.AssetKey:

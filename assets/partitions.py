@@ -40,6 +40,11 @@ def all_seeds_of_variant(key: dg.AssetKey) -> dg.AssetDep:
     return dg.AssetDep(key, partition_mapping=dg.MultiToSingleDimensionPartitionMapping("variant"))
 
 
+def variant_of_run(key: dg.AssetKey) -> dg.AssetDep:
+    """A dependency of a run on its variant."""
+    return dg.AssetDep(key, partition_mapping=dg.MultiToSingleDimensionPartitionMapping("variant"))
+
+
 def all_partitions(key: dg.AssetKey) -> dg.AssetDep:
     """A dependency on every partition."""
     return dg.AssetDep(key, partition_mapping=dg.AllPartitionMapping())

@@ -1,6 +1,7 @@
 """What the UI shows of an artifact, beside the provenance: numbers that it plots over time, tables, pictures."""
 
 import base64
+from collections.abc import Mapping
 from typing import Any
 
 import dagster as dg
@@ -34,18 +35,75 @@ def consistency_metadata(artifact: Artifact) -> dict[str, Any]:
     return found
 
 
-def explanation_metadata(artifact: Artifact) -> dict[str, Any]:
-    """Counts, and a few explanations to read."""
-    from sae_core.report.writing import markdown_explanations
+def context_metadata(artifact: Artifact) -> dict[str, Any]:
+    """Counts, and the strongest context of a few features to read."""
+    from sae_core.report.reading import markdown_contexts
 
-    return _numbers(artifact.summary) | {"examples": dg.MetadataValue.md(markdown_explanations(artifact.path))}
+    summary = artifact.summary
+    return {
+        **_numbers(summary),
+        **{f"{name}/half {i}": n for name in ("n_tokens", "n_documents") for i, n in enumerate(summary[name])},
+        **{f"n_examples/{kind}": n for kind, n in summary["n_examples"].items()},
+        "examples": dg.MetadataValue.md(markdown_contexts(artifact.path)),
+    }
+
+
+def explanation_metadata(artifacts: Mapping[str, Artifact]) -> dict[str, Any]:
+    """For every explainer counts, what was asked of a model, and a few explanations to read."""
+    from sae_core.report.reading import markdown_explanations
+
+    found: dict[str, Any] = {}
+    for artifact in artifacts.values():
+        name = artifact.summary["explainer"]
+        found |= {f"{number}/{name}": value for number, value in _numbers(artifact.summary).items()}
+        found[f"examples/{name}"] = dg.MetadataValue.md(markdown_explanations(artifact.path))
+    return found
+
+
+def score_metadata(scores: Mapping[str, Artifact], explanations: Mapping[str, Artifact]) -> dict[str, Any]:
+    """The median of every score of every explainer, and all of them as a table.
+
+    Args:
+        explanations: those scored, in the same order.
+    """
+    from sae_core.report.reading import markdown_scores
+
+    named = [explained.summary["explainer"] for explained in explanations.values()]
+    by_explainer = dict(zip(named, scores.values(), strict=True))
+    table = markdown_scores({name: made.path for name, made in by_explainer.items()})
+    found: dict[str, Any] = {"table": dg.MetadataValue.md(table)}
+    for name, made in by_explainer.items():
+        found |= {f"{number}/{name}": value for number, value in _numbers(made.summary).items()}
+        medians = {score["name"]: score["median"] for score in made.summary["scores"]}
+        found |= {f"{score}/{name}": value for score, value in medians.items() if value is not None}
+    return found
+
+
+_MEASURED = (
+    "rho_partial", "permutation_p", "rho", "lift", "auc", "auc_shuffled", "noise_ceiling", "n_used", "n_asked",
+    "n_below_chance",
+)  # fmt: skip
+"""Numbers of a measure that the UI plots."""
 
 
 def similarity_metadata(artifact: Artifact) -> dict[str, Any]:
-    """Correlations and the lift over decoys."""
+    """The numbers of every measure, the table of measures, the published table beside ours, and the figure."""
     from sae_core.report.pictures import similarity_figure
+    from sae_core.report.reading import markdown_measures, markdown_published
 
-    return _numbers(artifact.summary) | _picture(similarity_figure(artifact.path), "similarity of explanations")
+    measured = {
+        f"{number}/{each['measure']}": each[number]
+        for each in artifact.summary["measures"]
+        for number in _MEASURED
+        if each[number] is not None
+    }
+    return {
+        "measures": dg.MetadataValue.md(markdown_measures(artifact.path)),
+        "published beside ours": dg.MetadataValue.md(markdown_published(artifact.path)),
+        **_numbers(artifact.summary),
+        **measured,
+        **_picture(similarity_figure(artifact.path), "similarity of explanations"),
+    }
 
 
 def report_metadata(artifact: Artifact) -> dict[str, Any]:

@@ -64,13 +64,17 @@ def study_chain(study: StudyConfig, model: ModelConfig) -> Chain:
     """From the activations of a language model to the report."""
     keys, variants = StudyKeys(study.name), [variant.key for variant in study.variants]
     runs = [(variant, seed) for variant in variants for seed in study.seeds]
+    of_runs = [
+        ("contexts", keys.contexts), ("explanations", keys.explanations), ("explanation scores", keys.scores)
+    ]  # fmt: skip
     return Chain(
         steps=[
             Step(f"activations of {model.name} at {study.hook}", activations_key(model.name, study.hook)),
             *(Step(f"SAE {variant}, seed {seed}", keys.sae, run_key(variant, seed)) for variant, seed in runs),
             *(Step(f"consistency of {variant}", keys.consistency, variant) for variant in variants),
             *(
-                Step(f"explanations of {variant}, seed {seed}", keys.explanations, run_key(variant, seed))
+                Step(f"{title} of {variant}, seed {seed}", key, run_key(variant, seed))
+                for title, key in of_runs
                 for variant, seed in runs
             ),
             *(Step(f"explanation similarity of {variant}", keys.similarity, variant) for variant in variants),

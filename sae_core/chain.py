@@ -21,13 +21,10 @@ from sae_core.config import (
     Config,
     ConsistencyConfig,
     EvaluationConfig,
-    ExplanationsConfig,
     LanguageModelConfig,
-    LocalExplainer,
     ModelConfig,
     PretrainedConfig,
     RunSeeds,
-    SimilarityConfig,
     StudyConfig,
     TrainedConfig,
     TrainingConfig,
@@ -43,14 +40,13 @@ CODE_VERSION = {
     "reference_losses": "1",
     "evaluation": "1",
     "consistency": "2",
-    "explanations": "1",
-    "explanation_similarity": "1",
-    "report": "3",
+    "report": "4",
 }
 """Raise a number when the same inputs give other results than before: it makes the old artifacts stale."""
 
 
-def _json(config: Config, **without: bool) -> dict[str, Any]:
+def settings_of(config: Config, **without: bool) -> dict[str, Any]:
+    """Settings as JSON values for the inputs of an artifact, but for those that decide nothing."""
     return config.model_dump(mode="json", exclude=set(without))
 
 
@@ -61,14 +57,14 @@ def make_contexts(store: ArtifactStore, config: ModelConfig, progress: Progress 
 
     def build(folder: Path) -> Mapping[str, Any]:
         documents = load_documents(config.corpus.source)
-        tokenizer = _language_model(store, config, digest).tokenizer
+        tokenizer = language_model_of(store, config, digest).tokenizer
         return write_contexts(folder, documents, tokenizer, config.corpus, progress)
 
     digest = model_digest(config.source)
     inputs = {
         "model": digest,
         "corpus": corpus_digest(config.corpus.source),
-        "config": _json(config.corpus, source=True, credit=True),
+        "config": settings_of(config.corpus, source=True, credit=True),
     }
     return store.get_or_build("contexts", build, code_version=CODE_VERSION["contexts"], inputs=inputs)
 
@@ -82,7 +78,7 @@ def make_activations(
     from sae_core.language_models import preflight
 
     def build(folder: Path) -> Mapping[str, Any]:
-        model = _language_model(store, config, contexts.manifest.inputs["model"])
+        model = language_model_of(store, config, contexts.manifest.inputs["model"])
         return extract(folder, model, open_contexts(contexts.path), hook, config.activations, progress)
 
     preflight(config, [hook], store)
@@ -91,7 +87,7 @@ def make_activations(
         "model": contexts.manifest.inputs["model"],
         "hook": hook,
         "model_dtype": config.dtype,
-        "config": _json(config.activations),
+        "config": settings_of(config.activations),
     }
     activations = store.get_or_build(
         "activations",
@@ -139,8 +135,8 @@ def make_saes(
         ends = train_runs(of_seeds, shards, variant, training, metadata, progress, store.logs)
         return {name: ends[seeds_of[name]] for name in folders}
 
-    shared = {"variant": _json(variant), "training": training.decisive()}
-    inputs = [{**shared, "seeds": _json(one)} for one in seeds]
+    shared = {"variant": settings_of(variant), "training": training.decisive()}
+    inputs = [{**shared, "seeds": settings_of(one)} for one in seeds]
     code, upstream = CODE_VERSION["sae"], {"activations": activations}
     seeds_of = {store.fingerprint("sae", code, one, upstream): s for one, s in zip(inputs, seeds, strict=True)}
     return build_together(store, "sae", code, inputs, upstream, work)
@@ -204,7 +200,7 @@ def make_evaluation(
 
         opened, activations = load_sae(sae.path), upstream["activations"]
         measured = evaluate(opened, open_shards(activations.path / "held_out"), config, progress)
-        language_model = _language_model(store, model, activations.manifest.inputs["model"])
+        language_model = language_model_of(store, model, activations.manifest.inputs["model"])
         loss = loss_recovered(opened, language_model, read_reference(reference.path), progress)
         return write_evaluation(folder, measured, loss)
 
@@ -213,7 +209,7 @@ def make_evaluation(
         "evaluation",
         build,
         code_version=CODE_VERSION["evaluation"],
-        inputs={"config": _json(config), "model_dtype": model.dtype},
+        inputs={"config": settings_of(config), "model_dtype": model.dtype},
         upstream={"sae": sae, "reference_losses": reference, **upstream},
     )
 
@@ -232,7 +228,7 @@ def make_reference_losses(
         from sae_core.loss_recovered import reference_losses, write_reference
 
         activations = upstream["activations"]
-        language_model = _language_model(store, model, activations.manifest.inputs["model"])
+        language_model = language_model_of(store, model, activations.manifest.inputs["model"])
         held_out = open_contexts(upstream["contexts"].path).split("held_out")
         trained_on = ActivationsConfig.model_validate(activations.manifest.inputs["config"])
         return write_reference(
@@ -281,98 +277,10 @@ def make_consistency(
         "consistency",
         build,
         code_version=CODE_VERSION["consistency"],
-        inputs={"config": _json(config), "runs": list(runs)},
+        inputs={"config": settings_of(config), "runs": list(runs)},
         upstream={
             "activations": activations,
             **{f"{name} {seed}": artifact for seed, run in runs.items() for name, artifact in run.items()},
-        },
-    )
-
-
-def make_explanations(
-    store: ArtifactStore,
-    run: Mapping[str, Artifact],
-    upstream: Mapping[str, Artifact],
-    model: LanguageModelConfig,
-    config: ExplanationsConfig,
-    progress: Progress = silent,
-) -> Artifact:
-    """What the features of one run respond to, in words, from each half of the held-out corpus."""
-
-    def build(folder: Path) -> Mapping[str, Any]:
-        from sae_core.corpus import open_contexts
-        from sae_core.explanations import explain_run
-        from sae_core.formats import load_sae
-        from sae_core.language_models import load_language_model
-        from sae_core.shards import open_shards
-
-        return explain_run(
-            folder,
-            load_sae(run["sae"].path),
-            open_shards(upstream["activations"].path / "held_out"),
-            open_contexts(upstream["contexts"].path).split("held_out"),
-            _language_model(store, model, upstream["activations"].manifest.inputs["model"]),
-            config,
-            progress,
-            load_model=lambda explainer: load_language_model(explainer, store),
-        )
-
-    return store.get_or_build(
-        "explanations",
-        build,
-        code_version=CODE_VERSION["explanations"],
-        inputs={"config": _json(config), "explainer": _explainer_inputs(config)},
-        upstream={**run, **upstream},
-    )
-
-
-def _explainer_inputs(config: ExplanationsConfig) -> dict[str, str]:
-    """What besides its settings decides what an explainer writes."""
-    if not isinstance(config.explainer, LocalExplainer):
-        return {}
-    from sae_core.explainers import prompt_digest
-    from sae_core.model_sources import model_digest
-
-    return {"prompt": prompt_digest(), "model": model_digest(config.explainer.model.source)}
-
-
-def make_similarity(
-    store: ArtifactStore,
-    consistency: Artifact,
-    explanations: Mapping[str, Artifact],
-    config: SimilarityConfig,
-    progress: Progress = silent,
-) -> Artifact:
-    """Whether matched features are explained alike.
-
-    Args:
-        explanations: the ``explanations`` artifact of each seed.
-    """
-    from sae_core.embeddings import embedder_digest
-
-    def build(folder: Path) -> Mapping[str, Any]:
-        import pyarrow.parquet as pq
-
-        from sae_core.embeddings import load_embedder
-        from sae_core.similarity import explanation_similarity, write_similarity
-
-        report = explanation_similarity(
-            pq.read_table(consistency.path / "matches.parquet"),
-            {seed: pq.read_table(artifact.path / "explanations.parquet") for seed, artifact in explanations.items()},
-            load_embedder(config),
-            config,
-            progress,
-        )
-        return write_similarity(folder, report)
-
-    return store.get_or_build(
-        "explanation_similarity",
-        build,
-        code_version=CODE_VERSION["explanation_similarity"],
-        inputs={"config": _json(config), "embedder": embedder_digest(config), "runs": list(explanations)},
-        upstream={
-            "consistency": consistency,
-            **{f"explanations {seed}": artifact for seed, artifact in explanations.items()},
         },
     )
 
@@ -388,7 +296,7 @@ def make_report(
 
     Args:
         variants: for each variant key ``consistency``, ``explanation_similarity``, and per seed ``sae seed 0``,
-            ``evaluation seed 0``, ``explanations seed 0``.
+            ``evaluation seed 0``, ``explanations seed 0``, ``scores seed 0``.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -400,7 +308,7 @@ def make_report(
         "report",
         build,
         code_version=CODE_VERSION["report"],
-        inputs={"study": _json(study), "credit": model.corpus.credit, "model": model.name},
+        inputs={"study": settings_of(study), "credit": model.corpus.credit, "model": model.name},
         upstream={
             f"{variant}/{name}": artifact
             for variant, artifacts in variants.items()
@@ -409,7 +317,7 @@ def make_report(
     )
 
 
-def _language_model(store: ArtifactStore, config: LanguageModelConfig, digest: str) -> Any:
+def language_model_of(store: ArtifactStore, config: LanguageModelConfig, digest: str) -> Any:
     """The language model, refused unless it is the one that the upstream artifacts were made with."""
     model = _load(config.model_dump_json(include=set(LanguageModelConfig.model_fields)), str(store.root), digest)
     if model.digest != digest:

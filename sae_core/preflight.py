@@ -1,6 +1,6 @@
 """What can be known to be wrong with a study before hours of work start."""
 
-from sae_core.config import LocalExplainer, ModelConfig, PretrainedConfig, StudyConfig
+from sae_core.config import LexicalExplainer, LocalChat, ModelConfig, PretrainedConfig, StudyConfig
 from sae_core.store import ArtifactStore
 
 
@@ -21,9 +21,21 @@ def preflight_study(study: StudyConfig, model: ModelConfig, store: ArtifactStore
     load_documents(model.corpus.source)  # refuses a corpus that is missing, empty, or without its column
     _check_training(study, model)
     _check_pretrained(study)
-    if isinstance(study.explanations.explainer, LocalExplainer):
-        preflight(study.explanations.explainer.model, [], store)
-    embedder_location(study.similarity)
+    embedder_location(study.embedder)
+    _check_chat(study, store)
+
+
+def _check_chat(study: StudyConfig, store: ArtifactStore) -> None:
+    """Models that write text: their files, packages and keys are there. No request is made."""
+    from sae_core.chat import check_chat
+    from sae_core.language_models import preflight
+
+    explainers = [each for each in study.explanations.explainers if not isinstance(each, LexicalExplainer)]
+    for asked in (*explainers, study.scoring.scorer, study.similarity.judge):
+        if asked is not None:
+            check_chat(asked)
+            if isinstance(asked, LocalChat):
+                preflight(asked.model, [], store)
 
 
 def _check_training(study: StudyConfig, model: ModelConfig) -> None:

@@ -1,6 +1,7 @@
 """A small study for tests of the report: real records of planted features, without training anything."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -9,12 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sae_core.config import ConsistencyConfig, ModelConfig, SimilarityConfig, StudyConfig
+from sae_core.config import ConsistencyConfig, ModelConfig, StudyConfig
 from sae_core.consistency import ConsistencyReport, Run, consistency, write_consistency
 from sae_core.consistency.over_training import OVER_TRAINING_SCHEMA
 from sae_core.evaluation import Evaluation, EvaluationSummary, write_evaluation
+from sae_core.explaining.table import EXPLANATION_SCHEMA
+from sae_core.feature_contexts.contexts import EXAMPLE_SCHEMA, N_HALVES, WORD_SCHEMA, FeatureContexts
 from sae_core.loss_recovered import LossRecovered
-from sae_core.similarity import explanation_similarity, write_similarity
+from sae_core.scoring.results import SCORES, ScoresSummary, ScoreSummary
+from sae_core.similarity.compare import explanation_similarity, write_similarity
+from sae_core.similarity.draws import draw_pairs
+from sae_core.similarity.results import SimilarityReport
 from sae_core.store import Artifact, ArtifactStore
 from sae_core.training.state import CurvePoint
 
@@ -35,21 +41,6 @@ WORDS = [
     "protein",
     "comet",
 ]
-
-# As sae_core.explanations writes it; importing that would load transformers.
-_EXPLANATIONS = pa.schema(
-    {
-        "feature": pa.int64(),
-        "half": pa.int8(),
-        "explanation": pa.string(),
-        "missing_reason": pa.string(),
-        "n_activations": pa.int64(),
-        "frequency": pa.float64(),
-        "words": pa.list_(pa.string()),
-        "promoted": pa.list_(pa.string()),
-        "examples": pa.list_(pa.string()),
-    }
-)
 
 MODEL = ModelConfig.model_validate(
     {
@@ -74,6 +65,10 @@ def study_config(seeds: list[int], variants: list[dict[str, object]] | None = No
             ],
             "seeds": seeds,
             "training": {"n_steps": 400, "warmup_steps": 10, "sparsity_warmup_steps": 20},
+            "explanations": {
+                "explainers": [{"kind": "lexical"}, {"kind": "openai", "name": "chat", "model": "m", "n_pairs": 90}]
+            },
+            "similarity": {"n_permutations": 199},
         }
     )
 
@@ -107,10 +102,8 @@ def embed(texts: list[str]) -> np.ndarray:
 def explanations_of(run: Run, origin: np.ndarray, shared: float, seed: int) -> pa.Table:
     rng, rows = np.random.default_rng([seed, 7]), []
     for feature, true in enumerate(origin.tolist()):
-        for half in range(2):
-            words = [
-                WORDS[(true + i) % len(WORDS)] if rng.random() < shared else str(rng.choice(WORDS)) for i in range(5)
-            ]
+        for half in range(N_HALVES):
+            words = words_of(true, shared, rng)
             known = bool(run.frequency[feature] > 0) and feature % 9 != 0
             rows.append(
                 {
@@ -125,7 +118,53 @@ def explanations_of(run: Run, origin: np.ndarray, shared: float, seed: int) -> p
                     "examples": [],
                 }
             )
-    return pa.Table.from_pylist(rows, schema=_EXPLANATIONS)
+    return pa.Table.from_pylist(rows, schema=EXPLANATION_SCHEMA)
+
+
+def words_of(true: int, shared: float, rng: np.random.Generator) -> list[str]:
+    """Five words, of which that share belongs to a true feature; the others are any."""
+    return [WORDS[(true + i) % len(WORDS)] if rng.random() < shared else str(rng.choice(WORDS)) for i in range(5)]
+
+
+def contexts_of(run: Run, origin: np.ndarray, shared: float, seed: int, n_tokens: int = 2000) -> FeatureContexts:
+    """Features that fire on 30 tokens of a half, that share of them those of their true feature."""
+    rng, alive = np.random.default_rng([seed, 8]), np.flatnonzero(run.frequency > 0)
+    tokens, words = [], []
+    for feature, true in zip(alive.tolist(), origin[alive].tolist(), strict=True):
+        own = np.random.default_rng(true).permutation(n_tokens)[:60]
+        tokens.append(np.unique(np.where(rng.random(60) < shared, own, rng.integers(0, n_tokens, 60))))
+        for half in range(N_HALVES):
+            counts = Counter(words_of(true, shared, rng))
+            words += [
+                {"feature": feature, "half": half, "place": "now", "word": word, "share": n / 5, "score": 1.0}
+                for word, n in counts.items()
+            ]
+    return FeatureContexts(
+        d_sae=len(run.frequency),
+        features=alive,
+        n_fired=np.array([[(each % 2 == half).sum() for half in range(N_HALVES)] for each in tokens]),
+        n_tokens=np.full(N_HALVES, n_tokens // 2),
+        max_activation=np.ones((len(alive), N_HALVES), np.float32),
+        promoted=[[] for _ in alive],
+        code_start=np.cumsum([0, *map(len, tokens)]),
+        code_token=np.concatenate(tokens),
+        code_activation=np.ones(sum(map(len, tokens)), np.float32),
+        example_table=EXAMPLE_SCHEMA.empty_table(),
+        word_table=pa.Table.from_pylist(words, schema=WORD_SCHEMA),
+        looked_at=np.arange(n_tokens),
+    )
+
+
+def scores_of(n: int, value: float) -> ScoresSummary:
+    """All scores with the same median; a tenth of the explanations have none."""
+    scores = [
+        ScoreSummary(
+            name=str(name), task=name.task, metric=name.metric, negatives=name.negatives, chance=0.5, median=value,
+            mean=value, n=n - n // 10, missing={"too few examples": n // 10},
+        )
+        for name in SCORES
+    ]  # fmt: skip
+    return ScoresSummary(n_explanations=n, n_rules=n, scorer=None, n_trials=0, missing_trials={}, scores=scores)
 
 
 def over_training_table(n_runs: int) -> pa.Table:
@@ -152,6 +191,7 @@ def make_variants(
     checkpoints: bool = True,
     shared_start: bool = False,
     config: ConsistencyConfig | None = None,
+    scored: bool = True,
 ) -> dict[str, dict[str, Artifact]]:
     """The artifacts that the report of a study reads, committed to a store.
 
@@ -163,18 +203,36 @@ def make_variants(
     for number, variant in enumerate(study.variants):
         shared = 0.95 if number == 0 else 0.5
         runs, origins = planted_runs(len(study.seeds), shared, seed=number)
-        tables = {
-            run.name: explanations_of(run, origin, shared if explained else 0.0, i)
-            for i, (run, origin) in enumerate(zip(runs, origins, strict=True))
-        }
+        likeness = shared if explained else 0.0
+        made_of = [(run, origin, likeness, i) for i, (run, origin) in enumerate(zip(runs, origins, strict=True))]
+        tables = {run.name: explanations_of(run, *rest) for run, *rest in made_of}
+        contexts = {run.name: contexts_of(run, *rest) for run, *rest in made_of}
         if not explained:
-            gone = pa.nulls(tables["seed 0"].num_rows, pa.string())
-            tables = {name: table.set_column(2, "explanation", gone) for name, table in tables.items()}
+            n = tables["seed 0"].num_rows
+            gone, why = pa.nulls(n, pa.string()), pa.array(["fired too rarely"] * n)
+            tables = {
+                name: table.set_column(2, "explanation", gone).set_column(3, "missing_reason", why)
+                for name, table in tables.items()
+            }
         if shared_start and number == 0:
             runs = [in_order(run, origin) for run, origin in zip(runs, origins, strict=True)]
         report = consistency(runs, config or ConsistencyConfig(n_null_draws=1))
         training = over_training_table(len(runs)) if checkpoints else None
-        variants[variant.key] = _artifacts(store, variant.key, runs, report, tables, training, with_loss)
+        asked = {each.name: each.n_pairs for each in study.explanations.explainers}
+        similar = explanation_similarity(
+            report.matches,
+            contexts,
+            dict.fromkeys(asked, tables),
+            {name: n and draw_pairs(report.matches, n, 0) for name, n in asked.items()},
+            {(pair["run_a"], pair["run_b"]): 0.4 for pair in report.pairs.to_pylist()},
+            embed,
+            None,
+            study.similarity,
+        )
+        variants[variant.key] = {
+            **_compared(store, variant.key, report, similar, training),
+            **_of_runs(store, variant.key, runs, tables, with_loss, scored),
+        }
     return variants
 
 
@@ -190,24 +248,22 @@ def _write_consistency(folder: Path, report: ConsistencyReport, training: pa.Tab
         pq.write_table(training, folder / "over_training.parquet")
 
 
-def _artifacts(
-    store: ArtifactStore,
-    key: str,
-    runs: list[Run],
-    report: ConsistencyReport,
-    tables: dict[str, pa.Table],
-    training: pa.Table | None,
-    with_loss: bool,
+def _compared(
+    store: ArtifactStore, key: str, report: ConsistencyReport, similar: SimilarityReport, training: pa.Table | None
 ) -> dict[str, Artifact]:
-    similar = explanation_similarity(report.matches, tables, embed, SimilarityConfig())
-    made = {
+    return {
         "consistency": _commit(store, "consistency", key, lambda folder: _write_consistency(folder, report, training)),
         "explanation_similarity": _commit(
             store, "explanation_similarity", key, lambda folder: write_similarity(folder, similar)
         ),
     }
+
+
+def _of_runs(
+    store: ArtifactStore, key: str, runs: list[Run], tables: dict[str, pa.Table], with_loss: bool, scored: bool
+) -> dict[str, Artifact]:
+    made = {}
     for number, run in enumerate(runs):
-        name = f"{key} {run.name}"
         curve = pa.Table.from_pylist([asdict(point) for point in curve_of(number)])
         table = tables[run.name]
         writers = {
@@ -217,9 +273,16 @@ def _artifacts(
                 evaluation_of(run, number),
                 LossRecovered(ce_clean=3.0, ce_patched=3.5, ce_zero=8.0, n_tokens=999) if with_loss else None,
             ),
-            "explanations": lambda folder, table=table: pq.write_table(table, folder / "explanations.parquet"),
         }
-        made |= {f"{kind} {run.name}": _commit(store, kind, name, writer) for kind, writer in writers.items()}
+        for explainer, value in (("", 0.8), (" chat", 0.6)):
+            writers[f"explanations{explainer}"] = lambda folder, table=table: pq.write_table(
+                table, folder / "explanations.parquet"
+            )
+            if scored:
+                writers[f"scores{explainer}"] = lambda folder, value=value: (folder / "summary.json").write_text(
+                    scores_of(100, value).model_dump_json()
+                )
+        made |= {f"{kind} {run.name}": _commit(store, kind, f"{key} {run.name}", w) for kind, w in writers.items()}
     return made
 
 

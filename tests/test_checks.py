@@ -87,12 +87,68 @@ def test_a_file_that_is_missing_or_cut_short_blocks(store):
     assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.ERROR)
 
 
-def test_many_missing_explanations_warn():
-    few = artifact(n_missing=10, n_features=100)
-    many = artifact(n_missing=150, n_features=100)
-    assert outcome(checks.explanation_checks(KEY, few, LIMITS)) == {"explained": True}
-    assert outcome(checks.explanation_checks(KEY, many, LIMITS)) == {"explained": False}
-    assert outcome(checks.similarity_checks(KEY, artifact(n_used=10, n_matched=100), LIMITS)) == {"explained": False}
+def explained(n_missing, explainer="lexical"):
+    """200 places, two for each of 100 features."""
+    missing = {"fired too rarely": n_missing} if n_missing else {}
+    return artifact(explainer=explainer, n_explanations=200 - n_missing, n_missing=n_missing, missing=missing)
+
+
+def similarity(auc_shuffled=0.52, **changes):
+    primary = {"measure": "embedding:lexical", "n_asked": 100, "n_used": 90, "missing": {"x": 10}, "auc_shuffled": 0.5}
+    words = {"measure": "words", "n_asked": 100, "n_used": 100, "missing": {}, "auc_shuffled": auc_shuffled}
+    return artifact(primary="embedding:lexical", measures=[primary | changes, words])
+
+
+def scores(n=10, median=0.8, **changes):
+    return artifact(
+        **({"n_explanations": 10, "scores": [{"name": "detection_auc", "n": n, "median": median}]} | changes)
+    )
+
+
+def test_many_missing_explanations_of_any_explainer_warn():
+    few, many = explained(10), explained(150, "local")
+    assert outcome(checks.explanation_checks(KEY, {"explanations": few}, LIMITS)) == {"explained": True}
+    both = {"explanations": few, "explanations local": many}
+    (result,) = checks.explanation_checks(KEY, both, LIMITS)
+    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert result.metadata["missing_fraction/lexical"].value == 0.05
+    assert result.metadata["missing_fraction/local"].value == 0.75
+    assert result.metadata["missing/local"].value == "150 fired too rarely"
+
+
+def test_an_explainer_without_a_feature_of_this_run_is_no_failure():
+    none = artifact(explainer="chat", n_explanations=0, n_missing=0, missing={})
+    assert outcome(checks.explanation_checks(KEY, {"explanations": none}, LIMITS)) == {"explained": True}
+
+
+def test_pairs_without_a_similarity_warn():
+    assert outcome(checks.similarity_checks(KEY, similarity(), LIMITS))["explained"]
+    assert not outcome(checks.similarity_checks(KEY, similarity(n_used=10), LIMITS))["explained"]
+
+
+@pytest.mark.parametrize(("auc", "passed"), [(0.5, True), (0.59, True), (0.61, False), (0.35, False), (None, True)])
+def test_shuffled_matches_that_are_more_alike_than_decoys_warn_by_any_measure(auc, passed):
+    results = checks.similarity_checks(KEY, similarity(auc_shuffled=auc), LIMITS)
+    assert outcome(results)["shuffled_near_half"] == passed
+    assert {result.severity for result in results} == {dg.AssetCheckSeverity.WARN}
+
+
+@pytest.mark.parametrize(
+    ("made", "failed", "severity"),
+    [
+        (scores(), set(), None),
+        (scores(n=0, median=None), {"measured"}, dg.AssetCheckSeverity.WARN),
+        (scores(scores=[]), {"measured"}, dg.AssetCheckSeverity.WARN),
+        (scores(median=None), {"finite"}, dg.AssetCheckSeverity.ERROR),
+        (scores(median=float("inf")), {"finite"}, dg.AssetCheckSeverity.ERROR),
+        (scores(n_explanations=0, scores=[]), set(), None),
+    ],
+    ids=["fine", "none defined", "none asked for", "a number lost", "infinite", "nothing to score"],
+)
+def test_scores_must_be_there_and_be_numbers(made, failed, severity):
+    results = checks.score_checks(KEY, {"scores": made}, {"explanations": explained(0)})
+    assert {result.check_name for result in results if not result.passed} == failed
+    assert {result.severity for result in results if not result.passed} == ({severity} if severity else set())
 
 
 def experiment(folder, **changes):
@@ -133,8 +189,10 @@ def test_every_check_that_is_declared_is_made_and_the_other_way_round(tmp_path):
         "consistency_checks": checks.consistency_checks(
             KEY, artifact(pw_mcc=0.3, kappa_sign_flip=0.2, certified=True), LIMITS
         ),
-        "explanation_checks": checks.explanation_checks(KEY, artifact(n_missing=0, n_features=1), LIMITS),
-        "similarity_checks": checks.similarity_checks(KEY, artifact(n_used=1, n_matched=1), LIMITS),
+        "context_checks": checks.context_checks(KEY, artifact()),
+        "explanation_checks": checks.explanation_checks(KEY, {"explanations": explained(0)}, LIMITS),
+        "score_checks": checks.score_checks(KEY, {"scores": scores()}, {"explanations": explained(0)}),
+        "similarity_checks": checks.similarity_checks(KEY, similarity(), LIMITS),
         "experiment_checks": checks.experiment_checks(KEY, experiment(tmp_path)),
     }
     for name, results in made.items():

@@ -26,7 +26,7 @@ def test_the_tree_in_the_readme_names_every_module_and_nothing_else():
             .split("\npipelines/")[0]
             .split("\ntests/")[0]
         )
-        named = set(re.findall(r"\b([a-z_0-9]+)(?:\.py\b|/)", section)) - {"prompts", "templates", "defs"}
+        named = set(re.findall(r"\b([a-z_0-9]+)(?:\.py\b|/)", section)) - {"templates", "defs"}
         assert named == modules, package
 
 
@@ -41,7 +41,7 @@ def test_the_studies_in_the_readme_are_valid():
     study, explanations = (yaml.safe_load(block) for block in blocks)
     assert study["type"] == "assets.components.Study"
     config = StudyConfig.model_validate(study["attributes"] | explanations)
-    assert config.explanations.explainer.kind == "local"
+    assert [explainer.kind for explainer in config.explanations.explainers] == ["lexical", "openai"]
 
 
 def test_no_file_names_a_package_registry():

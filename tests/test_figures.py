@@ -9,13 +9,17 @@ from PIL import Image
 
 from sae_core.report.figures import (
     Agreement,
+    BinBeside,
+    Cloud,
     Contributions,
     CosineCounts,
     Curve,
     DotRow,
     EmptyPanel,
+    RangeRow,
     agreement_panel,
     binned,
+    cloud_panel,
     contributions_panel,
     curves_panel,
     document,
@@ -25,6 +29,8 @@ from sae_core.report.figures import (
     joint_panel,
     pdf_pages,
     png,
+    published_panel,
+    ranges_panel,
     small_png,
     svg,
 )
@@ -171,6 +177,27 @@ def shares(n, spread=()):
     return dots_panel(rows, ("decoder", "joint", "both"), "Shared", "share", chance="chance", x_percent=True)
 
 
+def cloud(**changes):
+    rng = np.random.default_rng(1)
+    x, bins = np.sort(rng.random(60)), np.linspace(0.1, 0.9, 5)
+    values = {"bin_cosine": bins, "bin_similarity": bins, "bin_sd": np.full(5, 0.1), "bin_decoy": np.full(5, 0.2)}
+    return Cloud(x, x, 0.2 * x, **(values | changes))
+
+
+def beside(value=0.4):
+    edges = [0.0, 0.065, 0.113, 0.195, 0.336, 0.58, 1.0]
+    theirs = [None, 1.71, 2.19, 3.27, 4.12, 8.28]
+    return [
+        BinBeside(low, high, rating, 13640, None if rating is None else value, 0.1, 0.2)
+        for low, high, rating in zip(edges[:-1], edges[1:], theirs, strict=True)
+    ]
+
+
+def ranges(n):
+    rows = [RangeRow(f"{NAMES[i]}, embedded", 0.1 * i - 0.2, 0.1 * i - 0.3, 0.1 * i, 0.1 * i) for i in range(n)]
+    return ranges_panel(rows, "Rise", "rho", ("given frequency", "raw"), 0.0, 0.3)
+
+
 def panels_of(n):
     rng = np.random.default_rng(0)
     cosine = rng.random(500)
@@ -181,6 +208,9 @@ def panels_of(n):
         "dots": shares(n),
         "spread": shares(n, (0.01, None, 0.02)),
         "joint": joint_panel(cosine, cosine - 0.3 * rng.random(500)),
+        "cloud": cloud_panel(cloud(ceiling=0.7, chance_cosine=0.2), "Explanations", "similarity"),
+        "published": published_panel(beside(), "similarity", same_scale=False),
+        "ranges": ranges(n),
     }
 
 
@@ -195,7 +225,9 @@ def drawn(panel):
 
 
 @pytest.mark.parametrize("n", [1, 2, 6])
-@pytest.mark.parametrize("name", ["contributions", "equal", "training", "dots", "spread", "joint"])
+@pytest.mark.parametrize(
+    "name", ["contributions", "equal", "training", "dots", "spread", "joint", "cloud", "published", "ranges"]
+)
 def test_labels_of_an_axis_do_not_run_into_each_other(name, n):
     axes = drawn(panels_of(n)[name])
     for axis in (axes.xaxis, axes.yaxis):
@@ -264,6 +296,38 @@ def test_a_long_reason_stays_inside_the_figure():
     box, figure = axes.texts[0].get_window_extent(), axes.figure.bbox
     assert figure.x0 <= box.x0
     assert box.x1 <= figure.x1
+
+
+def test_published_ratings_have_an_axis_of_their_own_unless_ours_are_ratings_too():
+    own, shared = (drawn(published_panel(beside(), "y", same_scale=same)) for same in (False, True))
+    assert [len(axes.figure.axes) for axes in (own, shared)] == [2, 1]
+    ratings = [line for line in own.figure.axes[1].lines if line.get_marker() == "D"]
+    assert ratings[0].get_ydata().tolist()[1:] == [1.71, 2.19, 3.27, 4.12, 8.28]
+    assert [text.get_text() for text in own.texts] == ["13,640"] * 6
+    assert own.get_ylim()[1] < 1
+
+
+def test_bins_stand_between_their_borders():
+    axes = drawn(published_panel(beside(), "y", same_scale=False))
+    labels = [label.get_text() for label in axes.get_xticklabels()]
+    assert labels == ["0", ".065", ".113", ".195", ".336", ".58", "1"]
+    assert axes.get_xticks().tolist() == [-0.5, 0.5, 1.5, 2.5, 3.5, 4.5, 5.5]
+
+
+def test_lines_that_have_no_place_are_not_drawn():
+    with_both, without = (
+        drawn(cloud_panel(cloud(**c), "t", "y")) for c in ({"ceiling": 0.7, "chance_cosine": 0.2}, {})
+    )
+    keys = [[text.get_text() for text in axes.get_legend().get_texts()] for axes in (with_both, without)]
+    assert set(keys[0]) - set(keys[1]) == {"a feature with itself", "cosine by chance"}
+
+
+def test_a_value_without_an_interval_is_a_point_and_the_legend_promises_none():
+    row = RangeRow("words", 0.8, other=0.5)
+    axes = drawn(ranges_panel([row], "t", "AUC", ("matched", "shuffled"), 0.5, 0.5))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["matched", "shuffled"]
+    assert [line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("o", "D")] == [0.8, 0.5]
+    assert axes.get_xlim()[0] < 0 < 1 < axes.get_xlim()[1]
 
 
 def test_a_null_without_a_histogram_is_marked_at_its_mean():

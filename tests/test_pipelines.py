@@ -48,7 +48,10 @@ def study_config(**changes):
                 "checkpoints": [],
             },
             "evaluation": {"n_loss_contexts": 8},
+            "contexts": {"n_pool": 64},
             "explanations": {"min_activations": 3},
+            "scoring": {"n_embedded": 2},
+            "similarity": {"n_permutations": 19},
         }
         | changes
     )
@@ -104,7 +107,7 @@ def test_the_whole_chain_runs_and_a_second_run_is_all_cache_hits(world):
     study = study_config()
     first = world.run(study, instance)
     assert first.n_cache_hits == 0
-    assert first.n_steps == len(study_chain(study, world.model).steps) == 1 + 4 + 2 + 4 + 2 + 1
+    assert first.n_steps == len(study_chain(study, world.model).steps) == 1 + 4 + 2 + 3 * 4 + 2 + 1
     rows = json.loads((first.report / "table.json").read_text())
     assert len(rows) == 2
     assert "<html" in (first.report / "report.html").read_text()
@@ -127,6 +130,17 @@ def test_the_ui_gets_numbers_tables_and_the_way_to_the_artifact(world):
     curves = trained.asset_materialization.metadata
     assert curves["training/tokens_per_second"].value > 0
     assert [point.data["step"] for point in curves["training curves"].records] == [10, 20, 30, 40, 50, 60]
+    explained = instance.get_latest_data_version_record(keys.explanations, False, run_key("topk-d48-k4", 1))
+    assert explained.asset_materialization.metadata["n_explanations/lexical"].value > 0
+    assert explained.asset_materialization.metadata["examples/lexical"].value.startswith("| feature | ")
+    scores = instance.get_latest_data_version_record(keys.scores, False, run_key("topk-d48-k4", 1))
+    assert 0 <= scores.asset_materialization.metadata["detection_auc/lexical"].value <= 1
+    compared = instance.get_latest_data_version_record(keys.similarity, False, "topk-d48-k4")
+    found = compared.asset_materialization.metadata
+    for measure in ("embedding:lexical", "words", "activations"):
+        assert 0 <= found[f"auc/{measure}"].value <= 1
+    assert "1,423" in found["published beside ours"].value
+    assert "data:image/png;base64," in found["figure: similarity of explanations"].value
     report = instance.get_latest_materialization_event(keys.report).asset_materialization.metadata
     assert report["table"].value.startswith("| ")
     assert "data:image/png;base64," in report["figure: report"].value
@@ -140,7 +154,9 @@ def test_one_more_seed_makes_that_seed_and_what_depends_on_it(world):
     assert world.made() == [
         "SAE topk-d48-k4, seed 2",
         "consistency of topk-d48-k4",
+        "contexts of topk-d48-k4, seed 2",
         "explanations of topk-d48-k4, seed 2",
+        "explanation scores of topk-d48-k4, seed 2",
         "explanation similarity of topk-d48-k4",
         "report",
     ]
@@ -242,6 +258,31 @@ def test_an_artifact_deleted_behind_dagster_is_named_and_not_papered_over(world)
     )
     (failure,) = [event for event in result.all_events if event.is_step_failure]
     assert "the store was moved or cleaned; materialize its asset again" in str(failure.step_failure_data)
+
+
+def test_explanations_wait_for_the_matches_only_where_a_sample_of_pairs_is_explained(world):
+    world, _ = world
+    chat = {"kind": "openai", "name": "chat", "model": "m", "n_pairs": 10}
+    keys = StudyKeys("tiny")
+    for explainers, waits in (([{"kind": "lexical"}], False), ([{"kind": "lexical"}, chat], True)):
+        graph = world.definitions(study_config(explanations={"explainers": explainers})).resolve_asset_graph()
+        assert (keys.consistency in graph.get(keys.explanations).parent_keys) == waits
+
+
+def test_explanations_that_lack_an_explainer_of_the_study_are_not_compared_without_it(world):
+    world, instance = world
+    variants = [{"architecture": "topk", "d_sae": 48, "k": 4}]
+    world.run(study_config(variants=variants), instance)
+    two = {"min_activations": 3, "explainers": [{"kind": "lexical"}, {"kind": "lexical", "name": "second"}]}
+    job = world.definitions(study_config(variants=variants, explanations=two)).resolve_implicit_global_asset_job_def()
+    result = job.execute_in_process(
+        instance=instance,
+        asset_selection=[StudyKeys("tiny").similarity],
+        partition_key="topk-d48-k4",
+        raise_on_error=False,
+    )
+    (failure,) = [event for event in result.all_events if event.is_step_failure]
+    assert "the explanations of seed 0 were made without second" in str(failure.step_failure_data)
 
 
 def test_a_failed_step_says_what_was_expected_and_keeps_what_was_made(world):

@@ -13,6 +13,7 @@ from PIL import Image
 from sae_core.chain import make_report
 from sae_core.config import ConsistencyConfig, StudyConfig
 from sae_core.consistency import consistency
+from sae_core.feature_contexts.contexts import EXAMPLE_SCHEMA, FEATURE_SCHEMA
 from sae_core.report.figures import small_png, svg
 from sae_core.report.numbers import evenly_spaced, number, per_million, percent, with_interval
 from sae_core.report.page import provenance
@@ -25,12 +26,21 @@ from sae_core.report.pictures import (
     similarity_figure,
     write_compare_figure,
 )
-from sae_core.report.records import PairActivations, read_variant
+from sae_core.report.published_bins import PUBLISHED_BINS
+from sae_core.report.reading import (
+    markdown_contexts,
+    markdown_explanations,
+    markdown_measures,
+    markdown_published,
+    markdown_scores,
+)
+from sae_core.report.records import PairActivations, SimilarityRecord, read_variant
 from sae_core.report.sections import sections
 from sae_core.report.stability import activations, compare_all, comparison_section
 from sae_core.report.table import warnings
 from sae_core.report.text import missing_notes, terminal_rows
-from sae_core.report.writing import markdown_explanations, markdown_table, terminal_table, write_report
+from sae_core.report.writing import markdown_table, terminal_table, write_report
+from sae_core.scoring.results import SCORES
 from sae_core.store import ArtifactStore
 
 from .small_study import MODEL, make_variants, planted_runs, study_config
@@ -38,6 +48,7 @@ from .small_study import MODEL, make_variants, planted_runs, study_config
 FILES = [
     "agreement.png",
     "evidence.png",
+    "explanations.png",
     "figures.pdf",
     "report.html",
     "report.png",
@@ -75,7 +86,7 @@ def bare(tmp_path_factory):
     study, folder = study_config([0, 1]), tmp_path_factory.mktemp("bare")
     store = ArtifactStore(tmp_path_factory.mktemp("bare_store"))
     least = ConsistencyConfig(n_null_draws=0, signed=False, joint=False, merged=False, core=False, consensus=False)
-    found = make_variants(store, study, with_loss=False, explained=False, checkpoints=False, config=least)
+    found = make_variants(store, study, with_loss=False, explained=False, checkpoints=False, config=least, scored=False)
     with pytest.MonkeyPatch.context() as patch:
         draw_nothing(patch)
         write_report(folder, study, MODEL, found)
@@ -152,7 +163,8 @@ def test_the_same_records_give_the_same_bytes(report, variants, study, tmp_path)
 def test_a_table_row_holds_means_over_seeds_and_the_numbers_of_the_summaries(report, variants):
     row = json.loads((report[0] / "table.json").read_text())[0]
     consistent = json.loads((variants["topk-d64-k4"]["consistency"].path / "summary.json").read_text())
-    explained = json.loads((variants["topk-d64-k4"]["explanation_similarity"].path / "summary.json").read_text())
+    similar = json.loads((variants["topk-d64-k4"]["explanation_similarity"].path / "summary.json").read_text())
+    explained = next(each for each in similar["measures"] if each["measure"] == similar["primary"])
     assert row["variant"] == "topk-d64-k4"
     assert row["seeds"] == 3
     assert row["L0"] == pytest.approx(5.0)  # 4, 5, 6
@@ -173,7 +185,12 @@ def test_a_table_row_holds_means_over_seeds_and_the_numbers_of_the_summaries(rep
     assert row["explanation rho"] == explained["rho_partial"]
     assert row["rho low"] == explained["rho_partial_ci"]["low"]
     assert row["raw rho"] == explained["rho"]
+    assert row["rho p"] == explained["permutation_p"]
     assert row["lift"] == explained["lift"]
+    assert (row["AUC"], row["AUC shuffled"]) == (explained["auc"], explained["auc_shuffled"])
+    assert row["noise ceiling"] == explained["noise_ceiling"]
+    assert row["measure"] == "embedding:lexical"
+    assert row["detection"] == pytest.approx(0.8)
     assert row["missing"] is None
 
 
@@ -194,8 +211,9 @@ def test_the_headline_is_the_variant_that_agrees_most_beyond_chance(report):
 def test_missing_values_are_missing_everywhere_and_say_why(bare):
     row = json.loads((bare / "table.json").read_text())[0]
     gone = (
-        "loss recovered", "CI low", "CI high", "explanation rho", "rho low", "rho high", "raw rho", "lift",
-        "PW-MCC signed", "joint 0.7", "both 0.7", "core 0.7", "core share 0.7",
+        "loss recovered", "CI low", "CI high", "explanation rho", "rho low", "rho high", "raw rho", "lift", "rho p",
+        "AUC", "AUC shuffled", "noise ceiling", "detection", "PW-MCC signed", "joint 0.7", "both 0.7",
+        "core 0.7", "core share 0.7",
     )  # fmt: skip
     assert [name for name in gone if row[name] is not None] == []
     assert "two runs make one pair" in row["missing"]
@@ -353,6 +371,7 @@ def test_the_page_gives_the_answer_first_then_how_to_read_it_then_variants_then_
         "Differences between variants",
         "How to read this",
         "What stands behind it",
+        "Do consistent features mean the same thing?",
         "Each variant",
         "Training",
         "Provenance",
@@ -414,7 +433,7 @@ def test_quoted_pairs_are_explained_from_two_halves_of_the_text(variants, study)
     rows = sections(record)[-1].table.rows
     texts = {
         (run, half): {row["explanation"] for row in table.to_pylist() if row["half"] == half}
-        for run, table in record.explanations.items()
+        for run, table in record.explanations["lexical"].items()
         for half in (0, 1)
     }
     assert len(rows) == 10
@@ -466,6 +485,73 @@ def test_pictures_for_the_ui_are_small_and_always_the_same(variants):
         assert picture.startswith(b"\x89PNG")
         assert len(picture) < 100_000
         assert figure(folder) == picture
+
+
+def test_the_published_table_stands_beside_ours(page, variants):
+    folder = variants["topk-d64-k4"]["explanation_similarity"].path
+    assert [published.n for published in PUBLISHED_BINS] == [34, 311, 975, 1423, 13640]
+    lines = markdown_published(folder).splitlines()[2:]
+    ours = {part.low: part for part in SimilarityRecord.read(folder).first.log_bins}
+    for line, low in zip(lines, [0.0, 0.065, 0.113, 0.195, 0.336, 0.58], strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[3] == (str(ours[low].n) if low in ours else "0")
+    assert "0.336 – 0.580 1,423 4.12" in page.text
+
+
+def test_every_measure_stands_in_the_table_with_what_is_missing(page, variants):
+    found = SimilarityRecord.read(variants["topk-d64-k4"]["explanation_similarity"].path).summary
+    lines = markdown_measures(variants["topk-d64-k4"]["explanation_similarity"].path).splitlines()[2:]
+    assert [each.measure for each in found.measures] == ["embedding:lexical", "embedding:chat", "words", "activations"]
+    for each, line in zip(found.measures, lines, strict=True):
+        assert f"{each.n_used:,} of {each.n_asked:,}" in line
+        assert all(why in line for why in each.missing)
+    assert "topk-d64-k4: chat, embedded" in page.text
+
+
+def test_the_page_says_what_explanations_show_and_what_they_do_not(page):
+    part = page.text[page.text.index("Do consistent features mean") : page.text.index("Each variant")]
+    assert re.search(r"topk-d64-k4: at equal frequency .*the similarity of explanations .* ρ [0-9.−]+ \[", part)
+    assert "It does not show that an explanation is right" in part
+
+
+def test_scores_of_every_explainer_are_on_the_page_and_without_them_it_says_so(page, bare):
+    assert "topk-d64-k4: chat 0.60" in page.text
+    assert "270 of 300" in page.text  # three runs of a hundred, a tenth of them without a score
+    assert "30 too few examples" in page.text
+    text = _Page((bare / "report.html").read_text()).text
+    assert "Do explanations predict?: explanations were not scored" in text
+    assert "Nothing can be said: 0 of 64 matched pairs are explained on both sides" in text
+
+
+def test_scores_are_a_table_with_a_row_a_score(variants):
+    folders = {
+        name: variants["topk-d64-k4"][f"scores{label} seed 0"].path for name, label in (("a", ""), ("b", " chat"))
+    }
+    rows = markdown_scores(folders).splitlines()[2:]
+    assert len(rows) == 2 * len(SCORES)
+    assert rows[0].startswith("| a: text precision | 0.800 | 0.800 |")
+    assert rows[-1].endswith("| 90 | 10 too few examples |")
+
+
+def test_contexts_to_read_are_the_strongest_ones(tmp_path):
+    fired = [{"feature": i, "half": h, "n_activations": 5 * i, "frequency": i / 100} for i in range(4) for h in (0, 1)]
+    features = [row | {"max_activation": 1.0, "mean_activation": 1.0, "promoted": []} for row in fired]
+    examples = [
+        {"feature": i, "half": 0, "kind": kind, "quantile": -1, "start": 0, "length": 1, "peak": 0, "activation": a,
+         "activations": None, "text": f"{kind} {i} <<{a}>> a|b"}
+        for i in range(4) for kind, a in (("strongest", 3.0), ("strongest", 2.0), ("random", 0.0))
+    ]  # fmt: skip
+    pq.write_table(pa.Table.from_pylist(features, schema=FEATURE_SCHEMA), tmp_path / "features.parquet")
+    pq.write_table(pa.Table.from_pylist(examples, schema=EXAMPLE_SCHEMA), tmp_path / "examples.parquet")
+    lines = markdown_contexts(tmp_path).splitlines()
+    assert lines[2] == "| 3 | 30,000 | 15 | strongest 3 <<3.0>> a\\|b |"
+    assert len(lines) == 2 + 3  # feature 0 never fires
+
+
+def test_a_similarity_of_an_earlier_version_is_refused_with_what_to_do(tmp_path):
+    (tmp_path / "summary.json").write_text(json.dumps({"rho_partial": 0.1}))
+    with pytest.raises(ValueError, match=r"one of an earlier version; materialize explanation_similarity again"):
+        SimilarityRecord.read(tmp_path)
 
 
 def test_explanations_to_read_are_spread_over_the_frequency(variants):

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from sae_core.consistency.results import ConsistencySummary, FrequencyBin
+from sae_core.report.explanation_panels import explanation_panels
 from sae_core.report.figures import (
     Contributions,
     Curve,
@@ -38,16 +39,23 @@ class ReportPanels:
 
     answer: list[NamedPanel]
     evidence: list[NamedPanel]
+    explanations: list[NamedPanel]
+    """Of the variant that agrees most beyond chance."""
     training: list[NamedPanel]
 
     def shown(self) -> list[NamedPanel]:
         """Those that have something to show."""
-        return [named for named in [*self.answer, *self.evidence, *self.training] if not named.shows_nothing]
+        return [
+            named
+            for named in [*self.answer, *self.evidence, *self.explanations, *self.training]
+            if not named.shows_nothing
+        ]
 
 
 def report_panels(records: Sequence[VariantRecord]) -> ReportPanels:
     """The answer, what stands behind it, and how the SAEs were trained."""
-    return ReportPanels(answer_panels(records), evidence_panels(records), training_panels(records))
+    explained = explanation_panels(min(records, key=lambda record: record.order))
+    return ReportPanels(answer_panels(records), evidence_panels(records), explained, training_panels(records))
 
 
 def evidence_panels(records: Sequence[VariantRecord]) -> list[NamedPanel]:

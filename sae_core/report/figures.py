@@ -4,8 +4,9 @@ Place in the flow: tables of *consistency* and *similarity* -> **figures** -> re
 
 Colours are those of Okabe and Ito, which colour-blind readers tell apart; each variant has a marker of its own too.
 Solid is what was found, dashed is what chance gives (or the most that could be). Lines are drawn in
-:mod:`sae_core.report.curves`, panels about what stands behind PW-MCC in :mod:`sae_core.report.consistency_panels`;
-:mod:`sae_core.report.figure_files` turns panels into PNG, SVG and PDF.
+:mod:`sae_core.report.curves`, panels about what stands behind PW-MCC in :mod:`sae_core.report.consistency_panels`,
+those about explanations in :mod:`sae_core.report.explanation_figures`; :mod:`sae_core.report.figure_files` turns panels
+into PNG, SVG and PDF.
 """
 
 from collections.abc import Sequence
@@ -35,6 +36,14 @@ from sae_core.report.curves import (
     legend,
     percent_axis,
 )
+from sae_core.report.explanation_figures import (
+    BinBeside,
+    Cloud,
+    RangeRow,
+    cloud_panel,
+    published_panel,
+    ranges_panel,
+)
 from sae_core.report.figure_files import (
     COLOURS,
     INK,
@@ -50,9 +59,10 @@ from sae_core.report.figure_files import (
 )
 
 __all__ = [
-    "MAX_SERIES", "SUFFIXES", "Agreement", "Binned", "Contributions", "CosineCounts", "Curve", "DotRow", "EmptyPanel",
-    "Panel", "Scale", "Values", "agreement_panel", "binned", "contributions_panel", "curves_panel", "document",
-    "dots_panel", "equal_bins_panel", "histogram_panel", "joint_panel", "pdf_pages", "png", "small_png", "svg",
+    "MAX_SERIES", "SUFFIXES", "Agreement", "BinBeside", "Binned", "Cloud", "Contributions", "CosineCounts", "Curve",
+    "DotRow", "EmptyPanel", "Panel", "RangeRow", "Scale", "Values", "agreement_panel", "binned", "cloud_panel",
+    "contributions_panel", "curves_panel", "document", "dots_panel", "equal_bins_panel", "histogram_panel",
+    "joint_panel", "pdf_pages", "png", "published_panel", "ranges_panel", "small_png", "svg",
 ]  # fmt: skip
 
 

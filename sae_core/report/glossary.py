@@ -50,13 +50,18 @@ GLOSSARY = (
     (
         "explanation ρ",
         "Whether features found more consistently are explained more alike: rank correlation (Spearman) of a matched "
-        "pair’s cosine with the similarity of its two explanations, frequency held constant; raw, without that. The "
-        "two explanations come from disjoint halves of the held-out text.",
+        "pair’s cosine with the similarity of its two explanations, frequency held constant; raw, without that, which "
+        "frequency alone can make large. The two explanations come from disjoint halves of the held-out text.",
     ),
     (
         "lift",
         "How much more alike the explanations of matched features are than those of random pairs of equal frequency "
         "(cosine of sentence embeddings). 0: no more than chance.",
+    ),
+    (
+        "detection, fuzzing",
+        "Whether an explanation predicts, on text that did not make it, in which examples its feature fires, and on "
+        "which of their tokens. Explanations that predict nothing can be alike all the same.",
     ),
     (
         "L0, FVE, loss recovered, dead",

@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from sae_core.config import ModelConfig, StudyConfig
 from sae_core.report.evidence import ReportPanels
+from sae_core.report.explanation_tables import conclusions, measures_section, published_section, scores_section, trend
 from sae_core.report.figures import EmptyPanel, svg
 from sae_core.report.glossary import GLOSSARY, SHARED_INITIALISATION
 from sae_core.report.numbers import MISSING, number, percent, with_interval
@@ -22,7 +23,7 @@ from sae_core.report.sections import answer_table, sections
 from sae_core.report.stability import Comparison, PageTable, Section, comparison_section
 from sae_core.report.table import DEFINITION, SHARED_AT, Row
 from sae_core.report.text import missing_notes
-from sae_core.similarity_results import SimilaritySummary
+from sae_core.similarity.results import MeasureSummary
 from sae_core.store import Artifact
 
 _ENVIRONMENT = ("git_commit", "python", "torch", "transformers", "datasets", "numpy", "scipy", "numba", "pyarrow")
@@ -72,6 +73,10 @@ class Page:
     differences: Section | None
     evidence_figures: list[PageFigure]
     evidence_gaps: list[str]
+    conclusions: list[str]
+    explanation_sections: list[Section]
+    explanation_figures: list[PageFigure]
+    explanation_gaps: list[str]
     variants: list[PageVariant]
     training_note: str
     training_figures: list[PageFigure]
@@ -120,6 +125,10 @@ def render_page(
         differences=comparison_section(comparisons),
         evidence_figures=_figures(panels.evidence),
         evidence_gaps=_nothing_to_show(panels.evidence),
+        conclusions=conclusions(min(records, key=lambda record: record.order)),
+        explanation_sections=_explanation_sections(records),
+        explanation_figures=_figures(panels.explanations),
+        explanation_gaps=_nothing_to_show(panels.explanations),
         variants=[PageVariant(r.key, _settings(r), sections(r)) for r in records],
         training_note=_training_note(study),
         training_figures=_figures(panels.training),
@@ -150,10 +159,10 @@ def lead(records: Sequence[VariantRecord]) -> str:
         highest = max(found.shared_fraction, key=float)
         share = found.shared_fraction[highest]
         text += f" {percent(share, 0)} of matched pairs of features have a cosine of at least {highest}."
-    return text + _explained(best.similarity.summary)
+    return text + _explained(best.similarity.first)
 
 
-def _explained(found: SimilaritySummary) -> str:
+def _explained(found: MeasureSummary) -> str:
     if found.lift is None:
         return ""
     more = "more" if found.lift >= 0 else "less"
@@ -161,9 +170,16 @@ def _explained(found: SimilaritySummary) -> str:
     text = f" Explanations of matched features are {lift} {more} alike than those of random pairs of equal frequency"
     if found.rho_partial is None:
         return text + "."
-    moves, rho, interval = "rises" if found.rho_partial >= 0 else "falls", found.rho_partial, found.rho_partial_ci
+    rho, interval = found.rho_partial, found.rho_partial_ci
     value = with_interval(rho, interval.low, interval.high, 2) if interval else number(rho, 2)
-    return f"{text}; the similarity {moves} with the cosine (ρ {value})."
+    p = "" if found.permutation_p is None else f", p {number(found.permutation_p)}"
+    return f"{text}; at equal frequency {trend(found)} with the cosine (ρ {value}{p})."
+
+
+def _explanation_sections(records: Sequence[VariantRecord]) -> list[Section]:
+    scored = scores_section(records)
+    best = min(records, key=lambda record: record.order)
+    return [measures_section(records), published_section(best), *([scored] if scored else [])]
 
 
 def provenance(artifacts: Mapping[str, Artifact]) -> PageTable:

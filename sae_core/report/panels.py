@@ -166,7 +166,8 @@ def explanation_panel(records: Sequence[tuple[str, SimilarityRecord]]) -> Panel:
     """How alike matched features are explained by their cosine, a curve a labelled record."""
     title, curves, reasons = "Explanations by cosine", [], []
     for place, (label, record) in enumerate(records):
-        cosine, matched, decoy = (column(record.pairs, name) for name in ("cosine", "similarity", "decoy_similarity"))
+        pairs = record.pairs_of(record.summary.primary)
+        cosine, matched, decoy = (column(pairs, name) for name in ("cosine", "similarity", "decoy_similarity"))
         known = np.isfinite(matched) & np.isfinite(decoy)
         if not known.any():
             reasons.append(f"{label}: no matched pair is explained\non both sides")

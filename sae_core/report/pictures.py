@@ -17,6 +17,7 @@ from sae_core.report.evidence import (
     over_training_panel,
     shared_panel,
 )
+from sae_core.report.explanation_panels import correlations, discrimination, published_bins, similarity_cloud
 from sae_core.report.figures import (
     MAX_SERIES,
     SUFFIXES,
@@ -28,11 +29,13 @@ from sae_core.report.figures import (
     joint_panel,
     small_png,
 )
-from sae_core.report.panels import column, cosine_counts, explanation_panel, frequency_panel
+from sae_core.report.panels import column, cosine_counts, frequency_panel
 from sae_core.report.records import ConsistencyRecord, SimilarityRecord
 from sae_core.whole_files import write_whole
 
 _BYTES = 100_000
+_POINTS = 300
+"""Matched pairs drawn one by one."""
 _TAUS = (0.5, 0.7, 0.9)
 
 
@@ -67,8 +70,14 @@ def over_training_figure(folder: Path) -> bytes:
 
 
 def similarity_figure(folder: Path) -> bytes:
-    """Small PNG of an *explanation similarity* artifact: similarity against cosine, beside decoys."""
-    return small_png([explanation_panel([("matched pairs", SimilarityRecord.read(folder))])], 1, _BYTES)
+    """Small PNG of an *explanation similarity* artifact: similarity against cosine pair by pair and in bins of equal
+    count, the published bins beside ours, rank correlations and AUC of every measure.
+    """
+    record = SimilarityRecord.read(folder)
+    panels = [
+        similarity_cloud(record, _POINTS), published_bins(record), correlations(record), discrimination(record)
+    ]  # fmt: skip
+    return small_png(panels, 2, _BYTES)
 
 
 def compare_figure(report: ConsistencyReport, suffix: str = ".png") -> bytes:

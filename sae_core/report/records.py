@@ -4,12 +4,14 @@ Part of *report*, the last stage of the flow.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from jaxtyping import Float
 from pydantic import ConfigDict
@@ -18,8 +20,12 @@ from sae_core.config import PretrainedConfig, StudyConfig, VariantConfig
 from sae_core.consistency.activation_matching import ActivationAgreement
 from sae_core.consistency.results import ConsistencySummary
 from sae_core.evaluation import EvaluationSummary
-from sae_core.similarity_results import SimilaritySummary
+from sae_core.explainer_labels import explainer_labels
+from sae_core.scoring.results import ScoresSummary
+from sae_core.similarity.results import MeasureSummary, SimilaritySummary
 from sae_core.store import Artifact
+
+Read = TypeVar("Read")
 
 
 class RunEvaluation(EvaluationSummary):
@@ -102,11 +108,27 @@ class SimilarityRecord:
 
     @classmethod
     def read(cls, folder: Path) -> "SimilarityRecord":
-        """Read an artifact folder."""
-        return cls(
-            SimilaritySummary.model_validate_json((folder / "summary.json").read_text()),
-            pq.read_table(folder / "pairs.parquet"),
-        )
+        """Read an artifact folder.
+
+        Raises:
+            ValueError: if it was made before there were several measures.
+        """
+        found = json.loads((folder / "summary.json").read_text())
+        if "measures" not in found:
+            raise ValueError(
+                f"{folder}: expected a similarity with its measures, got one of an earlier version; materialize "
+                "explanation_similarity again"
+            )
+        return cls(SimilaritySummary.model_validate(found), pq.read_table(folder / "pairs.parquet"))
+
+    @property
+    def first(self) -> MeasureSummary:
+        """The primary measure."""
+        return self.summary.first
+
+    def pairs_of(self, measure: str) -> pa.Table:
+        """Rows of one measure."""
+        return self.pairs.filter(pc.equal(self.pairs["measure"], measure))
 
 
 @dataclass(frozen=True)
@@ -128,8 +150,10 @@ class VariantRecord:
     runs: list[RunRecord]
     consistency: ConsistencyRecord
     similarity: SimilarityRecord
-    explanations: dict[str, pa.Table]
-    """Explanations of the runs whose artifacts were given; the page quotes some of them."""
+    explanations: dict[str, dict[str, pa.Table]]
+    """By explainer, of the runs whose artifacts were given; the page quotes some of them."""
+    scores: dict[str, dict[str, ScoresSummary]]
+    """How well they predict where features fire: by explainer, of the runs that were scored."""
 
     @property
     def order(self) -> tuple[bool, float, str]:
@@ -157,12 +181,30 @@ def read_variant(study: StudyConfig, key: str, artifacts: Mapping[str, Artifact]
         runs=[_read_run(name, artifacts, trained_here) for name in names],
         consistency=ConsistencyRecord.read(artifacts["consistency"].path),
         similarity=SimilarityRecord.read(artifacts["explanation_similarity"].path),
-        explanations={
-            name: pq.read_table(artifacts[f"explanations {name}"].path / "explanations.parquet")
-            for name in names
-            if f"explanations {name}" in artifacts
-        },
+        explanations=_by_explainer(study, artifacts, "explanations", _read_explanations),
+        scores=_by_explainer(study, artifacts, "scores", read_scores),
     )
+
+
+def _by_explainer(
+    study: StudyConfig, artifacts: Mapping[str, Artifact], kind: str, read: Callable[[Path], Read]
+) -> dict[str, dict[str, Read]]:
+    """What there is of every explainer, by its name and run; what is not there is left out."""
+    return {
+        explainer: {
+            run: read(artifacts[f"{label} {run}"].path) for run in study.run_names() if f"{label} {run}" in artifacts
+        }
+        for explainer, label in explainer_labels(study.explanations.explainers, kind).items()
+    }
+
+
+def _read_explanations(folder: Path) -> pa.Table:
+    return pq.read_table(folder / "explanations.parquet", columns=["feature", "half", "explanation"])
+
+
+def read_scores(folder: Path) -> ScoresSummary:
+    """The summary of an *explanation scores* artifact."""
+    return ScoresSummary.model_validate_json((folder / "summary.json").read_text())
 
 
 _PER_RUN = ("sae", "evaluation")

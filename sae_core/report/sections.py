@@ -3,19 +3,14 @@
 Part of *report*.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import pyarrow as pa
+from collections.abc import Sequence
 
 from sae_core.consistency.results import FrequencyBin
-from sae_core.report.numbers import MISSING, evenly_spaced, number, per_million, percent, with_interval
+from sae_core.report.explanation_tables import explanation_sections
+from sae_core.report.numbers import MISSING, number, per_million, percent, with_interval
 from sae_core.report.records import VariantRecord
 from sae_core.report.stability import PageTable, Section, activations, chance, definitions, stability
-from sae_core.report.table import SHARED_AT, Row, unexplained
-
-_N_EXAMPLES = 10
-"""Matched pairs of features quoted with their explanations."""
+from sae_core.report.table import SHARED_AT, Row
 
 
 def answer_table(rows: Sequence[Row]) -> PageTable:
@@ -55,7 +50,7 @@ def sections(record: VariantRecord) -> list[Section]:
         if bins:
             found.append(_frequencies(bins, how))
     alike = activations(record.consistency)
-    return [*found, *stability(summary), *([alike] if alike else []), *_explanations(record)]
+    return [*found, *stability(summary), *([alike] if alike else []), *explanation_sections(record)]
 
 
 def _runs(record: VariantRecord) -> Section:
@@ -120,70 +115,6 @@ def _frequencies(bins: Sequence[FrequencyBin], how: str) -> Section:
     header = ["fires per million tokens", "pairs", "mean |cosine|", "sd", "part of PW-MCC"]
     note = "By the rarer feature of a matched pair. The parts add up to PW-MCC."
     return Section(f"Agreement by frequency, {how}", PageTable(header, rows), note)
-
-
-def _explanations(record: VariantRecord) -> list[Section]:
-    found = record.similarity.summary
-    rows = [
-        [
-            f"{part.low:.3f} – {part.high:.3f}",
-            f"{part.n:,}",
-            number(part.mean_similarity),
-            number(part.sd_similarity),
-            number(part.mean_decoy),
-        ]
-        for part in found.log_bins
-    ]
-    header = ["|cosine|", "pairs", "similarity", "sd", "random pairs"]
-    note = f"{unexplained(found)}. Random pairs: of equal frequency."
-    if found.auc is not None:
-        note += f" A matched pair is more alike than a random one in {percent(found.auc)} of cases (AUC)."
-    if found.noise_ceiling is not None:
-        note += (
-            f" One feature’s own two explanations, from the two halves of the text: {number(found.noise_ceiling)}, "
-            "about the most that two seeds can reach."
-        )
-    return [Section("Explanations by cosine", PageTable(header, rows), note), *_examples(record)]
-
-
-def _examples(record: VariantRecord) -> list[Section]:
-    """Explained pairs of the first two runs, evenly spaced over their cosines: no pair is picked by hand."""
-    pairs = record.similarity.pairs.to_pylist()
-    run_a, run_b = (pairs[0]["run_a"], pairs[0]["run_b"]) if pairs else ("", "")
-    if run_a not in record.explanations or run_b not in record.explanations:
-        return []
-    texts = {run: _texts(record.explanations[run]) for run in (run_a, run_b)}
-    quotes = []
-    for pair in pairs:
-        if (pair["run_a"], pair["run_b"]) == (run_a, run_b) and pair["similarity"] is not None:
-            halves = next((h for h in ((0, 1), (1, 0)) if _both(texts, pair, run_a, run_b, h)), None)
-            if halves is not None:
-                quotes.append((abs(pair["cosine"]), pair, halves))
-    quotes.sort(key=lambda quote: (-quote[0], quote[1]["feature_a"]))
-    rows = [
-        [
-            number(cosine),
-            number(pair["similarity"], 2),
-            per_million(pair["frequency"]),
-            texts[run_a][pair["feature_a"], halves[0]],
-            texts[run_b][pair["feature_b"], halves[1]],
-        ]
-        for cosine, pair, halves in (quotes[place] for place in evenly_spaced(len(quotes), _N_EXAMPLES))
-    ]
-    header = ["|cosine|", "similarity", "per million tokens", f"{run_a} explains", f"{run_b} explains"]
-    note = "Evenly spaced over the cosine, none picked by hand; each side is explained from another half of the text."
-    return [Section("Examples", PageTable(header, rows), note, "text")] if rows else []
-
-
-def _texts(table: pa.Table) -> dict[tuple[int, int], str]:
-    columns = (table[name].to_pylist() for name in ("feature", "half", "explanation"))
-    return {(feature, half): text for feature, half, text in zip(*columns, strict=True) if text is not None}
-
-
-def _both(
-    texts: Mapping[str, Mapping[tuple[int, int], str]], pair: Mapping[str, Any], a: str, b: str, halves: tuple[int, int]
-) -> bool:
-    return (pair["feature_a"], halves[0]) in texts[a] and (pair["feature_b"], halves[1]) in texts[b]
 
 
 def _numbers(values: Sequence[int]) -> str:

@@ -11,7 +11,8 @@ from sae_core.consistency.core_sizes import CoreLevel
 from sae_core.consistency.results import ConsistencySummary
 from sae_core.report.numbers import Value, number
 from sae_core.report.records import ConsistencyRecord, VariantRecord
-from sae_core.similarity_results import SimilaritySummary
+from sae_core.report.score_numbers import mean_of_medians
+from sae_core.similarity.results import MeasureSummary
 
 Row = Mapping[str, Value]
 SEPARATOR = "; "
@@ -47,8 +48,14 @@ TYPES: dict[str, pa.DataType] = {
     "explanation rho": pa.float64(),
     "rho low": pa.float64(),
     "rho high": pa.float64(),
+    "rho p": pa.float64(),
     "raw rho": pa.float64(),
     "lift": pa.float64(),
+    "AUC": pa.float64(),
+    "AUC shuffled": pa.float64(),
+    "noise ceiling": pa.float64(),
+    "measure": pa.string(),
+    "detection": pa.float64(),
     "missing": pa.string(),
     "warning": pa.string(),
 }
@@ -57,7 +64,7 @@ TYPES: dict[str, pa.DataType] = {
 
 def table_row(record: VariantRecord) -> dict[str, Value]:
     """One variant: quality as means over its seeds, agreement and explanations over its pairs of seeds."""
-    explained, runs = record.similarity.summary, [run.evaluation for run in record.runs]
+    explained, runs = record.similarity.first, [run.evaluation for run in record.runs]
     rho = explained.rho_partial_ci
     recovered = [run.loss_recovered for run in runs if run.loss_recovered is not None]
     row: dict[str, Value] = {
@@ -73,11 +80,23 @@ def table_row(record: VariantRecord) -> dict[str, Value]:
         "explanation rho": explained.rho_partial,
         "rho low": rho.low if rho else None,
         "rho high": rho.high if rho else None,
+        "rho p": explained.permutation_p,
         "raw rho": explained.rho,
         "lift": explained.lift,
+        "AUC": explained.auc,
+        "AUC shuffled": explained.auc_shuffled,
+        "noise ceiling": explained.noise_ceiling,
+        "measure": explained.measure,
+        "detection": _detection(record),
     }
     joined = {"missing": missing_reasons(record), "warning": warnings(record.consistency.summary)}
     return {**row, **{name: _joined(reasons) for name, reasons in joined.items()}}
+
+
+def _detection(record: VariantRecord) -> float | None:
+    """Detection score of the explanations that the similarity above compares."""
+    scores = record.scores.get(record.similarity.first.explainer or "", {})
+    return mean_of_medians(scores, "detection_balanced_accuracy")
 
 
 def _agreement(record: ConsistencyRecord) -> dict[str, Value]:
@@ -113,7 +132,7 @@ def warnings(found: ConsistencySummary) -> list[str]:
 
 def missing_reasons(record: VariantRecord) -> list[str]:
     """Why values of the table do not exist, one sentence each."""
-    explained, found = record.similarity.summary, []
+    explained, found = record.similarity.first, []
     without = [run for run in record.runs if run.evaluation.loss_recovered is None]
     if without:
         measured = any(run.evaluation.ce_clean is not None for run in without)
@@ -125,9 +144,11 @@ def missing_reasons(record: VariantRecord) -> list[str]:
     elif explained.rho_partial_ci is None:
         two = "two runs make one pair: a confidence interval needs at least three runs"
         some = "a pair of runs has too few explained pairs of features"
-        found.append(f"confidence interval of explanation rho: {two if explained.n_runs == 2 else some}")
+        found.append(f"confidence interval of explanation rho: {two if len(record.runs) == 2 else some}")
     if explained.lift is None and explained.rho_partial is not None:
         found.append("lift: no other pair to compare with")
+    if _detection(record) is None:
+        found.append("detection: the explanations were not scored")
     return found
 
 
@@ -165,11 +186,17 @@ def why_missing(found: ConsistencySummary, field: str) -> str:
     return found.not_measured.get(field, "not measured")
 
 
-def unexplained(explained: SimilaritySummary) -> str:
-    """How many matched pairs have explanations on both sides, and why the others have none, the most frequent first."""
-    reasons = sorted(explained.missing.items(), key=lambda item: (-item[1], item[0]))
-    why = f" ({', '.join(f'{count:,} {reason}' for reason, count in reasons)})" if reasons else ""
-    return f"{explained.n_used:,} of {explained.n_matched:,} matched pairs are explained on both sides{why}"
+def unexplained(found: MeasureSummary) -> str:
+    """How many matched pairs have a value of a measure, and why the others have none, the most frequent first."""
+    what = "have a value" if found.explainer is None else "are explained on both sides"
+    why = f" ({reasons(found.missing)})" if found.missing else ""
+    return f"{found.n_used:,} of {found.n_asked:,} matched pairs {what}{why}"
+
+
+def reasons(missing: Mapping[str, int]) -> str:
+    """Counts with their reasons, the most frequent first."""
+    ordered = sorted(missing.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{count:,} {reason}" for reason, count in ordered)
 
 
 def _joined(reasons: Sequence[str]) -> str | None:

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from sae_core.config import ModelConfig, StudyConfig
 from sae_core.report.evidence import ReportPanels, report_panels
 from sae_core.report.figures import pdf_pages, png, small_png
-from sae_core.report.numbers import Value, evenly_spaced, per_million
+from sae_core.report.numbers import Value
 from sae_core.report.page import lead, render_page
 from sae_core.report.records import VariantRecord, read_variant
 from sae_core.report.stability import Comparison, compare_all
@@ -24,7 +24,7 @@ from sae_core.store import Artifact
 from sae_core.whole_files import write_whole
 
 _SMALL_BYTES = 150_000
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 
 
 def write_report(
@@ -33,13 +33,14 @@ def write_report(
     """Write the report of a study into a folder.
 
     ``report.html`` (one self-contained page), ``report.png`` (the answer as a figure), ``agreement.png`` (its first
-    panel: PW-MCC of each variant), ``evidence.png`` (what stands behind it), ``figures.pdf`` (a page for each panel,
-    for papers), ``report_small.png`` (the answer below 150 kB), ``table.parquet`` and ``table.json`` (a record a
+    panel: PW-MCC of each variant), ``evidence.png`` (what stands behind it), ``explanations.png`` (whether consistent
+    features mean the same, in the variant that agrees most), ``figures.pdf`` (a page for each panel, for papers),
+    ``report_small.png`` (the answer below 150 kB), ``table.parquet`` and ``table.json`` (a record a
     variant), ``summary.json`` (the table, comparisons of variants, the settings and where it all comes from).
 
     Args:
         variants: for each variant key ``consistency``, ``explanation_similarity``, and per seed ``sae seed 0``,
-            ``evaluation seed 0``, ...
+            ``evaluation seed 0``, and where there are any ``explanations seed 0``, ``scores seed 0``, ...
 
     Returns:
         The numbers of the variant that agrees most beyond chance.
@@ -73,6 +74,7 @@ def _write_pictures(folder: Path, panels: ReportPanels, n_variants: int) -> None
     _write(folder / "agreement.png", png(answer[:1], columns=1, dpi=200, inches=(7.0, 1.5 + 0.35 * n_variants)))
     _write(folder / "report_small.png", small_png(answer, max_bytes=_SMALL_BYTES))
     _write(folder / "evidence.png", png(known or evidence, dpi=200))
+    _write(folder / "explanations.png", png([named.panel for named in panels.explanations], dpi=200))
     _write(folder / "figures.pdf", pdf_pages([named.panel for named in panels.shown()]))
 
 
@@ -84,20 +86,6 @@ def terminal_table(folder: Path) -> str:
 def markdown_table(folder: Path) -> str:
     """The table of a report as Markdown, with the reasons for missing values below."""
     return markdown_rows(_read_rows(folder))
-
-
-def markdown_explanations(folder: Path, n: int = 12) -> str:
-    """A few rows of an *explanations* artifact as Markdown: evenly spaced over the frequency, none picked by hand."""
-    table = pq.read_table(folder / "explanations.parquet", columns=["feature", "half", "explanation", "frequency"])
-    rows = [row for row in table.to_pylist() if row["explanation"] is not None and row["half"] == 0]
-    if not rows:
-        return "No feature has an explanation."
-    rows.sort(key=lambda row: (-row["frequency"], row["feature"]))
-    lines = ["| feature | fires per million tokens | explanation |", "|-:|-:|-|"]
-    for place in evenly_spaced(len(rows), n):
-        text = str(rows[place]["explanation"]).replace("|", "\\|").replace("\n", " ")
-        lines.append(f"| {rows[place]['feature']} | {per_million(rows[place]['frequency'])} | {text} |")
-    return "\n".join(lines)
 
 
 def _read_rows(folder: Path) -> list[dict[str, Value]]:
@@ -152,6 +140,8 @@ def _headline(records: Sequence[VariantRecord], rows: Sequence[Mapping[str, Valu
         "n_not_independent": sum(record.consistency.summary.shared_initialisation for record in records),
         "highest_explanation_rho": row["explanation rho"],
         "highest_lift": row["lift"],
+        "highest_auc": row["AUC"],
+        "highest_detection": row["detection"],
     }
 
 

@@ -1,0 +1,49 @@
+"""Where features fire on held-out text: what explanations are made of and scored on."""
+
+import dagster as dg
+
+from assets.checks import check_specs, context_checks
+from assets.keys import StudyKeys, activations_key
+from assets.partitions import run_key, split_run_key, study_partitions
+from assets.pictures import context_metadata
+from assets.recording import StoreResource, progress_of, record, upstream
+from sae_core.config import ModelConfig, StudyConfig
+from sae_core.explanation_chain import EXPLANATION_CODE_VERSION, make_feature_contexts
+from sae_core.store import digest_json
+
+
+def contexts_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
+    """``<study>/contexts`` [variant x seed]: where every feature fires, in both halves of the text."""
+    keys, source = StudyKeys(study.name), activations_key(study.model, study.hook)
+    settings = digest_json(study.contexts.model_dump(mode="json"))[:8]
+
+    @dg.asset(
+        key=keys.contexts,
+        deps=[keys.sae, source],
+        partitions_def=study_partitions(study).runs,
+        group_name="contexts",
+        code_version=f"{EXPLANATION_CODE_VERSION['feature_contexts']}.{settings}",
+        kinds={"pytorch", "parquet"},
+        tags={"study": study.name},
+        description="Where every feature fires on held-out text, and where it does not; each half of the documents for "
+        "itself.",
+        check_specs=check_specs(keys.contexts, context_checks),
+    )
+    def contexts(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+        variant, seed = split_run_key(context)
+        opened, title = store.open(), f"contexts of {variant}, seed {seed}"
+        made = make_feature_contexts(
+            opened,
+            upstream(context, opened, keys.sae, run_key(variant, seed))["sae"],
+            upstream(context, opened, source),
+            model,
+            study.contexts,
+            progress_of(context, title),
+        )
+        return record(
+            {"feature_contexts": made},
+            metadata=context_metadata(made),
+            check_results=context_checks(keys.contexts, made),
+        )
+
+    return contexts
