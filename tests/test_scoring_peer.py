@@ -17,7 +17,7 @@ from sae_core.scoring.tasks import TaskChooser
 from tests.test_scoring_models import embed
 from tests.tiny_scoring import contexts_of, made_up_text
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # the first run installs delphi
 
 
 @pytest.fixture(scope="module")

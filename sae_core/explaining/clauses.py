@@ -10,8 +10,8 @@ letters of the word. ``piece``: the token itself, where a word takes several. ``
 part of such a word, where it takes several tokens; ``position``: where in a word or a document (see *shapes*)."""
 CLAUSE_KINDS: tuple[ClauseKind, ...] = get_args(ClauseKind)
 
-SPELLINGS: tuple[ClauseKind, ...] = ("prefix", "suffix", "piece")
-"""Kinds that say how a word is spelled."""
+WORD_KINDS: tuple[ClauseKind, ...] = ("now", "prefix", "suffix", "piece")
+"""Kinds that stand for some words."""
 PAIR_SEPARATOR = "|"
 
 

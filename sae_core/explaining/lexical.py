@@ -1,7 +1,8 @@
 """Explanations without a model: rules about words and characters, found in the codes of one half of the text.
 
-Place in the flow: feature contexts -> **lexical explanations** -> scores -> similarity. The text has no label that all
-explanations would share, since a sentence embedder would find them all alike for it.
+Place in the flow: feature contexts -> **lexical explanations** -> scores -> similarity. The rule is what is run; its
+text lists words and phrases without a label that all explanations would share, since a sentence embedder would find them
+all alike for it.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from jaxtyping import Float32, Int64
 from sae_core import config
 from sae_core.chat.messages import Missing
 from sae_core.explaining.attributes import TokenAttributes
-from sae_core.explaining.clauses import SPELLINGS, Clause
+from sae_core.explaining.clauses import WORD_KINDS
 from sae_core.explaining.explanations import Explanation
 from sae_core.explaining.rule_search import RuleSearch
 from sae_core.explaining.rules import Rule
@@ -22,10 +23,9 @@ from sae_core.held_out_text import HeldOutText
 from sae_core.progress import Progress, silent
 
 NO_RULE = Missing("no clause tells where it fires")
-_N_SPELLED = 3
-_MOST = 0.5
-"""``words beginning with "isl-"`` is told as "island, islands": by its heaviest words, which say more to a sentence
-embedder. Unless they have most of its activation, the phrase follows."""
+_N_WORDS = 8
+"""Words of a text. ``words beginning with "isl-"`` is told as "island, islands": words say more to a sentence embedder
+than how they are spelled, and more to a reader where most clauses mean one or two words."""
 _REPORT_EVERY = 256
 
 
@@ -73,27 +73,25 @@ class LexicalExplainer:
     def _describe(
         self, rule: Rule, tokens: Int64[np.ndarray, " n"], activations: Float32[np.ndarray, " n"]
     ) -> list[str]:
-        """First the words it fires on, then what else the rule says: ``dog, horse, after "the", numbers``."""
-        words: list[str] = []
-        phrases: list[str] = []
-        for clause in rule.clauses:
-            if clause.kind == "now":
-                words.append(clause.value)
-            elif clause.kind in SPELLINGS:
-                spelled, share = self._spelled(clause, tokens, activations)
-                words += spelled
-                phrases += [clause.text()] * (share < _MOST)
-            else:
-                phrases.append(clause.text())
-        return list(dict.fromkeys(words + phrases))
+        """Words that clauses about words stand for, then the other clauses: ``dog, horse, after "the", numbers``."""
+        about_words = Rule(tuple(clause for clause in rule.clauses if clause.kind in WORD_KINDS))
+        meant = about_words.predict(self._attributes, tokens) > 0
+        words = self._telling_words(tokens[meant], activations[meant])
+        return words + [clause.text() for clause in rule.clauses if clause.kind not in WORD_KINDS]
 
-    def _spelled(self, clause: Clause, tokens: np.ndarray, activations: np.ndarray) -> tuple[list[str], float]:
-        """The words behind a clause that says how they are spelled, and their share of its activation."""
-        matching = self._attributes.matches(clause.kind, clause.value, tokens)
-        words, index = np.unique(self._text.word[tokens[matching]], return_inverse=True)
-        mass = np.bincount(index, weights=activations[matching])
-        heaviest = np.argsort(-mass, kind="stable")[:_N_SPELLED]
-        return [self._text.words.texts[word] for word in words[heaviest]], float(mass[heaviest].sum() / mass.sum())
+    def _telling_words(self, tokens: np.ndarray, activations: np.ndarray) -> list[str]:
+        """The words with the largest ``share * log(share / expected)``: their parts of the divergence from the corpus.
+
+        Shares are of the squared activation: what a feature fires on weakly says little about it.
+        """
+        words, index = np.unique(self._text.word[tokens], return_inverse=True)
+        weight = np.bincount(index, weights=activations.astype(np.float64) ** 2)
+        share = weight / weight.sum()
+        counts = self._text.words.counts
+        # Every word counts once more than it was seen, so that one seen only here is no miracle.
+        score = share * np.log(share * (counts.sum() + len(counts)) / (counts[words] + 1))
+        best = np.argsort(-score, kind="stable")[:_N_WORDS]
+        return [self._text.words.texts[words[i]] for i in best if score[i] > 0]
 
     def _search(self, half: int) -> RuleSearch:
         if half not in self._searches:

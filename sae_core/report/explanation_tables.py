@@ -61,7 +61,7 @@ def measures_table(records: Mapping[str, SimilarityRecord]) -> PageTable:
         records: by variant; an empty name is left out.
     """
     header = [
-        "measure", "ρ given frequency [95 % CI]", "p", "raw ρ", "lift", "AUC", "shuffled", "ceiling", "pairs",
+        "measure", "ρ given frequency [95\u00a0%\u00a0CI]", "p", "raw ρ", "lift", "AUC", "shuffled", "ceiling", "pairs",
         "missing",
     ]  # fmt: skip
     rows = [
