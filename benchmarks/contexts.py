@@ -117,10 +117,14 @@ def main() -> None:
             f"{config.name}, {config.hooks[0]}, {contexts.token_ids.size:,} held-out tokens, {given.threads} threads",
             flush=True,
         )
+
+        def forward() -> None:
+            forward_pass(model, contexts, config)
+
         for d_sae in given.d_sae:
             sae = build(TopKConfig(d_sae=d_sae, k=32), shards.d_in, seed=0)
-            methods: dict[str, Callable[[], object]] = {
-                "forward": lambda: forward_pass(model, contexts, config),
+            methods = {
+                "forward": forward,
                 "encode": encoding(sae, x),
                 "contexts": contexts_pass(sae, shards, contexts, model),
             }

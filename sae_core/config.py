@@ -499,7 +499,7 @@ class ContextsConfig(Config):
     """
 
     n_tokens: int = Field(default=1_000_000, ge=1)
-    """Held-out tokens looked at (all of them when there are fewer). Their active codes are kept, 12 bytes each."""
+    """Held-out tokens looked at (all of them when there are fewer). Their active codes are kept, about 5 bytes each."""
     before: int = Field(default=23, ge=0)
     """Tokens of an example before the token it is about: a language model reads them, so a feature can depend on them.
     With the token itself and those after it, 32 tokens by default."""
@@ -594,8 +594,8 @@ class LexicalExplainer(Config):
 
     kind: Literal["lexical"] = "lexical"
     name: Name = "lexical"
-    n_clauses: int = Field(default=8, ge=1)
-    """Words and other clauses of a rule, at most."""
+    n_clauses: int = Field(default=16, ge=1)
+    """Words and other clauses of a rule, at most; its text shows fewer. On held-out text 16 predict better than 8."""
     n_promoted: int = Field(default=0, ge=0)
     """Words of the logit lens that join the text of an explanation. They are in the table in any case; in the text
     they make similarity partly a function of the decoder cosine itself, and the same for both corpus halves."""

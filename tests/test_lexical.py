@@ -72,6 +72,16 @@ def test_the_text_of_a_word_is_the_word_without_a_label(world, explainer):
     assert {found.text.split(", ")[0] for found in explain(explainer, world, "after of")} == {'after "of"'}
 
 
+def test_the_words_of_a_text_are_those_that_its_clauses_mean_and_the_feature_fires_on(world, attributes, explainer):
+    for name in ("dog", "ing", "noise"):
+        for half, found in enumerate(explain(explainer, world, name)):
+            fires = np.flatnonzero((world.codes[:, PLANTED.index(name)] > 0) & (world.text.half == half))
+            meant = fires[found.rule.predict(attributes, fires) > 0]
+            phrases = [clause.text() for clause in found.rule.clauses]
+            words = [part for part in found.text.split(", ") if part not in phrases]
+            assert set(words) <= {world.text.words.texts[word] for word in world.text.word[meant]}
+
+
 def test_an_explanation_has_a_rule_and_no_prompt(world, explainer):
     for found in explain(explainer, world, "number"):
         assert isinstance(found, Explanation)

@@ -1,8 +1,8 @@
 """Explanations without a model: rules about words and characters, found in the codes of one half of the text.
 
-Place in the flow: feature contexts -> **lexical explanations** -> scores -> similarity. The rule is what is run; its
-text lists words and phrases without a label that all explanations would share, since a sentence embedder would find them
-all alike for it.
+Place in the flow: feature contexts -> **lexical explanations** -> scores -> similarity. The rule is what is run; the
+text lists words and phrases, without a label that all explanations would share: a sentence embedder would find them all
+alike for it.
 """
 
 from collections.abc import Sequence
