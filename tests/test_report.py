@@ -14,6 +14,7 @@ from sae_core.chain import make_report
 from sae_core.config import ConsistencyConfig, StudyConfig
 from sae_core.consistency import consistency
 from sae_core.feature_contexts.contexts import EXAMPLE_SCHEMA, FEATURE_SCHEMA
+from sae_core.report.explanation_tables import measures_table
 from sae_core.report.figures import small_png, svg
 from sae_core.report.numbers import evenly_spaced, number, per_million, percent, with_interval
 from sae_core.report.page import provenance
@@ -626,3 +627,11 @@ def test_numbers_read_as_written():
     assert evenly_spaced(5, 3) == [0, 2, 4]
     assert evenly_spaced(2, 10) == [0, 1]
     assert evenly_spaced(0, 10) == []
+
+
+def test_every_column_of_the_measures_has_a_heading(variants, study):
+    record = read_variant(study, "topk-d64-k4", variants["topk-d64-k4"])
+    table = measures_table({"topk": record.similarity})
+    assert {len(row) for row in table.rows} == {len(table.header)}
+    first = record.similarity.first
+    assert table.rows[0][table.header.index("permuted")] == number(first.rho_partial_permuted, 2)

@@ -46,10 +46,11 @@ def measures_section(records: Sequence[VariantRecord]) -> Section:
     named = {record.key if len(records) > 1 else "": record.similarity for record in records}
     note = (
         "ρ: rank correlation of a matched pair’s cosine with its similarity, frequency held constant; the interval is "
-        "over seeds, p from permutations among pairs of like frequency; raw, without that. Lift: mean similarity minus "
-        "that of random pairs of equal frequency. AUC: how often a matched pair is more alike than a random one; "
-        "shuffled: the same after shuffling the partners, which must be near 0.5. Ceiling: one feature with itself, "
-        "explained from the two halves of the text."
+        "over seeds, p from permutations among pairs of like frequency; permuted: its mean over those, what a common "
+        "bend with frequency makes of it; raw: without holding frequency. Lift: mean similarity minus that of random "
+        "pairs of equal frequency. AUC: how often a matched pair is more alike than a random one; shuffled: the same "
+        "after shuffling the partners, which must be near 0.5. Ceiling: one feature with itself, explained from the "
+        "two halves of the text."
     )
     return Section("Measures side by side", measures_table(named), note, "remark wide")
 
@@ -61,8 +62,8 @@ def measures_table(records: Mapping[str, SimilarityRecord]) -> PageTable:
         records: by variant; an empty name is left out.
     """
     header = [
-        "measure", "ρ given frequency [95\u00a0%\u00a0CI]", "p", "raw ρ", "lift", "AUC", "shuffled", "ceiling", "pairs",
-        "missing",
+        "measure", "ρ given frequency [95\u00a0%\u00a0CI]", "p", "permuted", "raw ρ", "lift", "AUC", "shuffled",
+        "ceiling", "pairs", "missing",
     ]  # fmt: skip
     rows = [
         [f"{variant}: {short_name(each)}" if variant else measure_name(each), *_measure_cells(each)]
@@ -77,6 +78,7 @@ def _measure_cells(found: MeasureSummary) -> list[str]:
     return [
         with_interval(found.rho_partial, ci.low if ci else None, ci.high if ci else None, 2),
         number(found.permutation_p),
+        number(found.rho_partial_permuted, 2),
         number(found.rho, 2),
         number(found.lift, 3, sign=True),
         number(found.auc),
