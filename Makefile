@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM ?= false
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-quickstart: .venv/.installed  ## install, then run the study `quickstart` (15 to 20 minutes on 2 cores)
+quickstart: .venv/.installed  ## install, then run the study `quickstart` (20 to 25 minutes on 2 cores)
 	$(BIN)/concord run quickstart
 
 smoke: .venv/.installed  ## the study `smoke`: the embedded model and text, cut down to a few minutes
