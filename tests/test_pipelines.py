@@ -152,7 +152,7 @@ def _check_what_the_ui_gets(instance):
 def test_one_more_seed_makes_that_seed_and_what_depends_on_it(world):
     world, instance = world
     variants = [{"architecture": "topk", "d_sae": 48, "k": 4}]
-    world.run(study_config(variants=variants), instance)
+    world.run(study_config(variants=variants), instance, until="explanation_similarity")
     world.run(study_config(variants=variants, seeds=[0, 1, 2]), instance)
     assert world.made() == [
         "SAE topk-d48-k4, seed 2",
