@@ -319,6 +319,17 @@ class ArtifactStore:
                     if artifact := self.get(kind.name, folder.name):
                         yield artifact
 
+    def remove(self, artifact: Artifact) -> None:
+        """Delete an artifact. Its manifest goes first, so that no reader ever finds half of it."""
+        folder = self.root / artifact.manifest.kind / artifact.manifest.fingerprint
+        (folder / MANIFEST).unlink(missing_ok=True)
+        if self.is_local:
+            shutil.rmtree(folder.path)
+            return
+        for path in sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        shutil.rmtree(artifact.path, ignore_errors=True)
+
     def verify(self, artifact: Artifact) -> list[str]:
         """Hash every file again. Returns what is wrong, a line each; nothing when all is well."""
         found = _list_files(artifact.path)
