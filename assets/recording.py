@@ -84,14 +84,32 @@ def upstream_if_any(
     event = context.instance.get_latest_data_version_record(key, is_source=False, partition_key=partition)
     if event is None or event.asset_materialization is None:
         return None
+    try:
+        return artifacts_of(store, event.asset_materialization)
+    except StoreError as error:
+        raise dg.Failure(f"{_name(key, partition)}: {error}", allow_retries=False) from error
+
+
+def artifacts_of(
+    store: ArtifactStore, materialization: dg.AssetMaterialization, missing_ok: bool = False
+) -> dict[str, Artifact]:
+    """The artifacts that a materialization recorded, by name, the main one first.
+
+    Args:
+        missing_ok: leave out what the store no longer holds.
+
+    Raises:
+        StoreError: if the store no longer holds one.
+    """
     found: dict[str, Artifact] = {}
-    for label, value in event.asset_materialization.metadata.items():
+    for label, value in materialization.metadata.items():
         if label.startswith(_PREFIX):
             reference: Any = value.value
             try:
                 found[label.removeprefix(_PREFIX)] = store.open(reference["url"], reference["content"])
-            except StoreError as error:
-                raise dg.Failure(f"{_name(key, partition)}: {error}", allow_retries=False) from error
+            except StoreError:
+                if not missing_ok:
+                    raise
     return found
 
 

@@ -309,12 +309,12 @@ class ArtifactStore:
         """The artifacts that went into one, by name; None for those no longer in the store."""
         return {name: self.get(entry.kind, entry.fingerprint) for name, entry in artifact.manifest.upstream.items()}
 
-    def artifacts(self) -> Iterator[Artifact]:
-        """Every committed artifact."""
+    def artifacts(self, of_kind: str | None = None) -> Iterator[Artifact]:
+        """Every committed artifact, or every one of a kind."""
         if not self.root.exists():
             return
         for kind in sorted(self.root.iterdir(), key=lambda path: path.name):
-            if kind.is_dir() and not kind.name.startswith("."):
+            if kind.is_dir() and not kind.name.startswith(".") and of_kind in (None, kind.name):
                 for folder in sorted(kind.iterdir(), key=lambda path: path.name):
                     if artifact := self.get(kind.name, folder.name):
                         yield artifact

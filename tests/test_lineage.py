@@ -158,7 +158,7 @@ def test_garbage_is_what_no_result_was_made_from_and_is_old_enough(store):
     }
     assert kinds(found.artifacts)["sae"][0] == 2
     assert found.n_bytes == sum(e.size for a in found.artifacts for e in a.manifest.files.values())
-    assert find_garbage(store, [kept], older_than_days=5).artifacts == []
+    assert find_garbage(store, [kept], older_than_days=5.0).artifacts == []
     collect_garbage(store, found)
     left = {artifact.manifest.fingerprint for artifact in store.artifacts()}
     assert {fresh.manifest.fingerprint, model.manifest.fingerprint, kept.manifest.fingerprint} <= left
