@@ -1,6 +1,8 @@
 """The command line: ``concord``."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -125,3 +127,133 @@ def compare(
     except UserError as error:
         raise click.ClickException(str(error)) from error
     click.echo(text)
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  concord lineage quickstart/consistency@topk-d1024-k16
+  concord lineage quickstart/report --settings
+  concord lineage .concord/store/sae/0c2c15865a5a36cd8f4a771f6c5def4f --json > lineage.json
+"""
+)
+@click.argument("artifact")
+@click.option("--json", "as_json", is_flag=True, help="Print PROV-JSON (W3C PROV) instead of a tree.")
+@click.option("--settings", is_flag=True, help="Show the settings of every artifact.")
+def lineage(artifact: str, as_json: bool, settings: bool) -> None:
+    """Everything ARTIFACT was made from, down to the digests of the model and the text.
+
+    ARTIFACT is a folder of the store, kind/fingerprint (its beginning is enough), or an asset with its partition.
+    """
+    from pipelines.tracing import find_artifact, open_store
+    from sae_core.lineage import prov_document, trace, tree_text
+
+    with _told():
+        store = open_store()
+        found = trace(store, find_artifact(store, artifact))
+        click.echo(prov_document(found).serialize(format="json", indent=1) if as_json else tree_text(found, settings))
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  concord verify quickstart/report
+  concord verify sae/0c2c1586
+"""
+)
+@click.argument("artifact")
+def verify(artifact: str) -> None:
+    """Hash ARTIFACT and everything upstream of it again, and name what is missing or altered."""
+    from pipelines.tracing import find_artifact, open_store
+    from sae_core.lineage import trace, verify_chain
+    from sae_core.terminal_progress import TerminalProgress
+
+    with _told():
+        store = open_store()
+        found = trace(store, find_artifact(store, artifact))
+        wrong = verify_chain(store, found, TerminalProgress("verifying"))
+    for line in wrong:
+        click.echo(line)
+    if wrong:
+        raise click.ClickException(
+            f"{len(wrong)} things are wrong; what is missing or altered is made again when its asset is materialized "
+            "after its folder was removed"
+        )
+    click.echo(f"{len(found.nodes)} artifacts are as they were made")
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  concord diff quickstart/consistency@topk-d1024-k16 quickstart/consistency@topk-d1024-k32
+  concord diff sae/0c2c1586 sae/1ec080d1
+"""
+)
+@click.argument("a")
+@click.argument("b")
+def diff(a: str, b: str) -> None:
+    """In which inputs the artifacts A and B differ, followed upstream to where the difference begins."""
+    from pipelines.tracing import find_artifact, open_store
+    from sae_core.lineage import differences
+
+    with _told():
+        store = open_store()
+        found = differences(store, find_artifact(store, a), find_artifact(store, b))
+    for each in found:
+        click.echo(str(each))
+    if not found:
+        click.echo("the same content")
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  concord gc
+  concord gc --delete
+"""
+)
+@click.option("--delete", is_flag=True, help="Remove it; without this nothing is touched.")
+@click.option(
+    "--older-than",
+    "days",
+    type=click.FloatRange(min=0),
+    default=1.0,
+    show_default=True,
+    help="Days; what is younger stays, for a run may be about to refer to it.",
+)
+def gc(delete: bool, days: float) -> None:
+    """What nothing in Dagster's history refers to: artifacts that no materialization made or was made from, and what
+    killed builds left.
+
+    Results of former versions of a model are referred to, so they stay.
+    """
+    from pipelines.tracing import materialized_artifacts, open_store
+    from sae_core.lineage import collect_garbage, find_garbage
+    from sae_core.lineage.garbage import kinds
+
+    with _told():
+        store = open_store()
+        garbage = find_garbage(store, materialized_artifacts(store), days)
+        for kind, (n, size) in kinds(garbage.artifacts).items():
+            click.echo(f"{kind}: {n}, {size / 1e6:,.1f} MB")
+        click.echo(
+            f"{len(garbage.artifacts)} artifacts and {len(garbage.staging)} unfinished builds, "
+            f"{garbage.n_bytes / 1e6:,.1f} MB; {garbage.n_kept} artifacts stay"
+        )
+        if delete:
+            collect_garbage(store, garbage)
+            click.echo("removed")
+        elif garbage.artifacts or garbage.staging:
+            click.echo("nothing was touched; concord gc --delete removes it")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What went wrong as a message, without a traceback."""
+    from pipelines.tracing import NotFound
+    from sae_core.store import StoreError
+
+    try:
+        yield
+    except (NotFound, StoreError, ValueError, OSError) as error:
+        raise click.ClickException(str(error)) from error

@@ -1,4 +1,4 @@
-"""From what a user writes to an artifact: a folder, ``kind/fingerprint``, or ``asset@partition`` in Dagster's history."""
+"""From what a user writes to an artifact: a folder, ``kind/fingerprint``, or ``asset@partition`` in the history."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,7 +82,8 @@ def _materialized(store: ArtifactStore, name: str) -> Artifact:
     key = dg.AssetKey(asset.split("/"))
     with _instance() as instance:
         record = instance.get_latest_data_version_record(key, is_source=False, partition_key=partition or None)
-        if record is None or record.asset_materialization is None:
+        unnamed = not partition and bool(instance.get_materialized_partitions(key))
+        if unnamed or record is None or record.asset_materialization is None:
             raise NotFound(_nothing(instance, store, key, partition))
         try:
             found = artifacts_of(store, record.asset_materialization)
@@ -102,6 +103,6 @@ def _nothing(instance: dg.DagsterInstance, store: ArtifactStore, key: dg.AssetKe
         return f"{name}: {what}; materialized are {', '.join(partitions)}"
     known = sorted(each.to_user_string() for each in instance.all_asset_keys())
     return (
-        f"nothing is called {name}: no folder with a {MANIFEST}, no kind/fingerprint in {store.root}, and no asset that "
-        f"was ever materialized; those are {', '.join(known) or 'none'}"
+        f"nothing is called {name}: no folder with a {MANIFEST}, no kind/fingerprint in {store.root}, and no asset with "
+        f"a materialization; those are {', '.join(known) or 'none'}"
     )
