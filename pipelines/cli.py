@@ -176,8 +176,7 @@ def verify(artifact: str) -> None:
         click.echo(line)
     if wrong:
         raise click.ClickException(
-            f"{len(wrong)} things are wrong; what is missing or altered is made again when its asset is materialized "
-            "after its folder was removed"
+            "not as it was made; remove the folders that are named and materialize their assets again"
         )
     click.echo(f"{len(found.nodes)} artifacts are as they were made")
 

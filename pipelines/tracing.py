@@ -103,6 +103,6 @@ def _nothing(instance: dg.DagsterInstance, store: ArtifactStore, key: dg.AssetKe
         return f"{name}: {what}; materialized are {', '.join(partitions)}"
     known = sorted(each.to_user_string() for each in instance.all_asset_keys())
     return (
-        f"nothing is called {name}: no folder with a {MANIFEST}, no kind/fingerprint in {store.root}, and no asset with "
-        f"a materialization; those are {', '.join(known) or 'none'}"
+        f"nothing is called {name}: no folder with a {MANIFEST}, no kind/fingerprint in {store.root}, no asset of the "
+        f"history; that has {', '.join(known) or 'none'}"
     )
