@@ -10,11 +10,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from sae_core.feature_contexts.contexts import Example, FeatureContexts
+from sae_core.feature_contexts.contexts import MARKED_SHARE, Example, FeatureContexts
 from sae_core.held_out_text import HeldOutText
 
-MARKED_ABOVE = 0.3
-"""Share of the feature's largest activation."""
 _LEVELS = 10
 _MIN_WORD_SCORE = 0.1
 """Words that score less than this share of the best word's score are left out: many features have their long tail in
@@ -66,7 +64,7 @@ def _marked(example: Example, largest: float, text: HeldOutText) -> str:
 
 
 def _is_marked(example: Example, largest: float) -> np.ndarray:
-    marked: np.ndarray = example.activations > MARKED_ABOVE * largest
+    marked: np.ndarray = example.activations > MARKED_SHARE * largest
     return marked
 
 

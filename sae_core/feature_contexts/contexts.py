@@ -23,6 +23,8 @@ Without any activation: ``random``; ``same_token``: about a token that it fires 
 nearest, by the language model's mean activation, to where it fires."""
 ACTIVATING: tuple[Kind, ...] = ("strongest", "quantile")
 NON_ACTIVATING: tuple[Kind, ...] = ("random", "same_token", "near")
+MARKED_SHARE = 0.3
+"""Share of the largest activation from which a token is marked, in texts for people and models alike (as in delphi)."""
 Place = Literal["now", "before", "after"]
 """Words on which a feature fires, and those before and after them."""
 

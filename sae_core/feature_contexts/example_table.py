@@ -5,13 +5,10 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32, Int64
 
 from sae_core.feature_contexts.codes import FeatureCodes
-from sae_core.feature_contexts.contexts import ACTIVATING, EXAMPLE_SCHEMA, N_HALVES
+from sae_core.feature_contexts.contexts import ACTIVATING, EXAMPLE_SCHEMA, MARKED_SHARE, N_HALVES
 from sae_core.feature_contexts.examples import Chosen
 from sae_core.feature_contexts.places import KINDS, TextWindows
 from sae_core.feature_contexts.text_kernels import marked_sizes, window_activations, write_marked
-
-MARKED_SHARE = np.float32(0.3)
-"""Tokens above this share of the feature's largest activation are marked, as in delphi."""
 
 
 def example_table(

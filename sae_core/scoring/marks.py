@@ -7,14 +7,13 @@ activating example has active tokens, on average and rounded up.
 import numpy as np
 from jaxtyping import Bool
 
+from sae_core.feature_contexts.contexts import MARKED_SHARE
 from sae_core.scoring.tasks import TaskExamples, random_keys
-
-THRESHOLD = 0.3
 
 
 def right_marks(examples: TaskExamples) -> Bool[np.ndarray, " tokens"]:
     """Tokens of at least 0.3 of the largest activation in their example; none where the feature does not fire."""
-    marks: np.ndarray = examples.activations >= THRESHOLD * examples.largest[examples.example]
+    marks: np.ndarray = examples.activations >= MARKED_SHARE * examples.largest[examples.example]
     marks &= examples.activations > 0
     return marks
 
@@ -30,7 +29,7 @@ def wrong_marks(examples: TaskExamples, feature: int, seed: int) -> Bool[np.ndar
         raise ValueError("expected activating examples, which say how many tokens to mark, got none")
     n_active = np.bincount(examples.example[examples.activations > 0])
     n_marks = int(np.ceil(n_active.sum() / np.count_nonzero(examples.activating)))
-    free: np.ndarray = examples.activations <= THRESHOLD * examples.largest[examples.example]
+    free: np.ndarray = examples.activations <= MARKED_SHARE * examples.largest[examples.example]
     key = random_keys(seed, feature, examples.tokens)
     key[examples.begin + examples.peak] = 0
     order = np.lexsort((key, ~free, examples.example))
