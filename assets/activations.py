@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.checks import activation_checks, check_specs
 from assets.keys import activations_key, model_key
+from assets.options import model_options
 from assets.recording import StoreResource, progress_of, record
 from sae_core.chain import CODE_VERSION, make_activations
 from sae_core.config import ModelConfig
@@ -18,10 +19,9 @@ def activations_asset(config: ModelConfig, hook: str) -> dg.AssetsDefinition:
     @dg.asset(
         key=key,
         deps=[model_key(config.name)],
-        group_name="activations",
         code_version=f"{CODE_VERSION['contexts']}.{CODE_VERSION['activations']}.{settings}",
         kinds={"pytorch", "parquet"},
-        tags={"model": config.name},
+        **model_options(config),
         description=f"Output of {hook} of {config.name} on the corpus, special tokens and first positions left out.",
         check_specs=check_specs(key, activation_checks),
     )

@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.checks import check_specs, consistency_checks
 from assets.keys import StudyKeys, activations_key
+from assets.options import Pool, study_options
 from assets.partitions import all_seeds_of_variant, run_key, study_partitions
 from assets.pictures import consistency_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
@@ -20,10 +21,9 @@ def consistency_asset(study: StudyConfig) -> dg.AssetsDefinition:
         key=keys.consistency,
         deps=[all_seeds_of_variant(keys.sae), source],
         partitions_def=study_partitions(study).variants,
-        group_name="consistency",
         code_version=f"{CODE_VERSION['consistency']}.{digest_json(study.consistency.model_dump(mode='json'))[:8]}",
         kinds={"scipy"},
-        tags={"study": study.name},
+        **study_options(study, Pool.MEASURING),
         description="PW-MCC (Song et al. 2025): mean cosine under the best one-to-one matching, over pairs of seeds.",
         check_specs=check_specs(keys.consistency, consistency_checks),
     )

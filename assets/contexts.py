@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.checks import check_specs, context_checks
 from assets.keys import StudyKeys, activations_key
+from assets.options import Pool, study_options
 from assets.partitions import run_key, split_run_key, study_partitions
 from assets.pictures import context_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
@@ -21,10 +22,9 @@ def contexts_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinitio
         key=keys.contexts,
         deps=[keys.sae, source],
         partitions_def=study_partitions(study).runs,
-        group_name="contexts",
         code_version=f"{EXPLANATION_CODE_VERSION['feature_contexts']}.{settings}",
         kinds={"pytorch", "parquet"},
-        tags={"study": study.name},
+        **study_options(study, Pool.LANGUAGE_MODEL),
         description="Where every feature fires on held-out text, and where it does not; each half of the documents for "
         "itself.",
         check_specs=check_specs(keys.contexts, context_checks),

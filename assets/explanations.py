@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.checks import check_specs, explanation_checks
 from assets.keys import StudyKeys, activations_key
+from assets.options import Pool, study_options
 from assets.partitions import run_key, split_run_key, study_partitions, variant_of_run
 from assets.pictures import explanation_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
@@ -26,10 +27,9 @@ def explanations_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefin
         key=keys.explanations,
         deps=[keys.contexts, source, *([variant_of_run(keys.consistency)] if sampled else [])],
         partitions_def=study_partitions(study).runs,
-        group_name="explanations",
         code_version=f"{EXPLANATION_CODE_VERSION['explanations']}.{settings}",
         kinds={explainer.kind for explainer in explainers},
-        tags={"study": study.name},
+        **study_options(study, Pool.LANGUAGE_MODEL),
         description="From held-out contexts; each half of the corpus explains for itself.",
         check_specs=check_specs(keys.explanations, explanation_checks),
     )

@@ -1,4 +1,4 @@
-"""Asset keys and groups: one group a stage, so that the lineage graph shows the flow."""
+"""Asset keys and groups: one group a model and one a study, which the lineage graph can fold."""
 
 import re
 from dataclasses import dataclass
@@ -9,6 +9,16 @@ import dagster as dg
 def model_key(model: str) -> dg.AssetKey:
     """``model/<name>``."""
     return dg.AssetKey(["model", model])
+
+
+def corpus_key(model: str) -> dg.AssetKey:
+    """``corpus/<model>``: the text that a model file reads."""
+    return dg.AssetKey(["corpus", model])
+
+
+def model_group(model: str) -> str:
+    """Group of a model, its text and its activations."""
+    return "model_" + _identifier(model)
 
 
 def observe_job_name(model: str) -> str:
@@ -26,6 +36,11 @@ class StudyKeys:
     """The asset keys of one study."""
 
     study: str
+
+    @property
+    def group(self) -> str:
+        """Group of all its assets."""
+        return "study_" + _identifier(self.study)
 
     def _key(self, name: str) -> dg.AssetKey:
         return dg.AssetKey([self.study, name])

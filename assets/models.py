@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from assets.keys import model_key
+from assets.keys import model_group, model_key
 from sae_core.config import ModelConfig
 
 
@@ -11,7 +11,7 @@ def model_asset(config: ModelConfig) -> dg.SourceAsset:
 
     @dg.observable_source_asset(
         key=model_key(config.name),
-        group_name="models",
+        group_name=model_group(config.name),
         description=f"Weights and tokenizer of {config.name}; observe it to notice new weights.",
         metadata={"source": dg.MetadataValue.json(config.source.model_dump(mode="json"))},
         tags={"model": config.name, "dagster/kind/huggingface": ""},

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.keys import StudyKeys
+from assets.options import Pool, study_options
 from assets.partitions import all_partitions, run_key
 from assets.pictures import report_metadata
 from assets.recording import StoreResource, progress_of, record, upstream, upstream_if_any
@@ -19,10 +20,9 @@ def report_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
     @dg.asset(
         key=keys.report,
         deps=[all_partitions(key) for key in sources],
-        group_name="reports",
         code_version=CODE_VERSION["report"],
         kinds={"html"},
-        tags={"study": study.name},
+        **study_options(study, Pool.MEASURING),
         description=f"Report of study {study.name}.",
     )
     def report(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:

@@ -3,6 +3,7 @@
 import dagster as dg
 
 from assets.keys import StudyKeys, SyntheticKeys
+from assets.options import synthetic_options
 from assets.partitions import all_groups, all_partitions, groups_by_partition
 from assets.pictures import reproduction_metadata
 from assets.recording import StoreResource, progress_of, record, upstream, upstream_if_any
@@ -22,13 +23,14 @@ def reproduction_asset(study: SyntheticStudyConfig, language_model: StudyConfig 
     experiments = [all_groups(keys.experiment(experiment.name), experiment) for experiment in study.experiments]
     optional = [all_partitions(key) for key in _result_keys(language_model)] if language_model else []
 
+    settings = digest_json(study.model_dump(mode="json", exclude={"automation", "owners"}))[:8]
+
     @dg.asset(
         key=keys.reproduction,
         deps=[*experiments, *optional],
-        group_name=keys.group,
-        code_version=f"{SYNTHETIC_CODE_VERSION['reproduction']}.{digest_json(study.model_dump(mode='json'))[:8]}",
+        code_version=f"{SYNTHETIC_CODE_VERSION['reproduction']}.{settings}",
         kinds={"markdown"},
-        tags={"study": study.name},
+        **synthetic_options(study),
         description=_description(language_model),
     )
     def reproduction(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:

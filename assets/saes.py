@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.checks import check_specs, sae_checks
 from assets.keys import StudyKeys, activations_key
+from assets.options import Pool, study_options
 from assets.partitions import split_run_key, study_partitions
 from assets.recording import StoreResource, progress_of, record, upstream
 from sae_core.chain import CODE_VERSION, make_evaluation, make_run
@@ -24,10 +25,9 @@ def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
         key=keys.sae,
         deps=[source],
         partitions_def=study_partitions(study).runs,
-        group_name="saes",
         code_version=f"{code}.{settings}",
         kinds={"pytorch"},
-        tags={"study": study.name},
+        **study_options(study, Pool.TRAINING),
         description=f"SAEs of study {study.name}: {len(study.variants)} variants, {len(study.seeds)} seeds.",
         check_specs=check_specs(keys.sae, sae_checks),
     )

@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.checks import check_specs, score_checks
 from assets.keys import StudyKeys, activations_key
+from assets.options import Pool, study_options
 from assets.partitions import run_key, split_run_key, study_partitions
 from assets.pictures import score_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
@@ -21,10 +22,9 @@ def scores_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
         key=keys.scores,
         deps=[keys.contexts, keys.explanations, source],
         partitions_def=study_partitions(study).runs,
-        group_name="explanations",
         code_version=f"{EXPLANATION_CODE_VERSION['explanation_scores']}.{settings}",
         kinds={"scipy"},
-        tags={"study": study.name},
+        **study_options(study, Pool.LANGUAGE_MODEL),
         description="Detection, fuzzing, simulation and embedding scores, on the half of the text that did not make the"
         " explanation.",
         check_specs=check_specs(keys.scores, score_checks),

@@ -6,6 +6,7 @@ import dagster as dg
 
 from assets.checks import check_specs, similarity_checks
 from assets.keys import StudyKeys
+from assets.options import Pool, study_options
 from assets.partitions import all_seeds_of_variant, run_key, study_partitions
 from assets.pictures import similarity_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
@@ -25,10 +26,9 @@ def similarity_asset(study: StudyConfig) -> dg.AssetsDefinition:
         key=keys.similarity,
         deps=[keys.consistency, all_seeds_of_variant(keys.contexts), all_seeds_of_variant(keys.explanations)],
         partitions_def=study_partitions(study).variants,
-        group_name="similarity",
         code_version=f"{EXPLANATION_CODE_VERSION['explanation_similarity']}.{settings}",
         kinds={"pytorch", "scipy"},
-        tags={"study": study.name},
+        **study_options(study, Pool.MEASURING),
         description="Whether matched features mean the same: rank correlation of their cosine with the similarity of "
         "their explanations, frequency held constant.",
         check_specs=check_specs(keys.similarity, similarity_checks),

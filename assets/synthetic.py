@@ -4,6 +4,7 @@ import dagster as dg
 
 from assets.checks import check_specs, experiment_checks
 from assets.keys import SyntheticKeys
+from assets.options import synthetic_options
 from assets.partitions import group_partitions, groups_by_partition
 from assets.pictures import experiment_metadata
 from assets.recording import StoreResource, progress_of, record
@@ -20,10 +21,9 @@ def experiment_asset(study: SyntheticStudyConfig, experiment: ExperimentConfig) 
     @dg.asset(
         key=key,
         partitions_def=group_partitions(experiment),
-        group_name=keys.group,
         code_version=_code_version(study, experiment),
         kinds={"pytorch"},
-        tags={"study": study.name},
+        **synthetic_options(study),
         description=experiment.title,
         check_specs=check_specs(key, experiment_checks),
     )

@@ -308,7 +308,11 @@ def make_report(
         "report",
         build,
         code_version=CODE_VERSION["report"],
-        inputs={"study": settings_of(study), "credit": model.corpus.credit, "model": model.name},
+        inputs={
+            "study": settings_of(study, automation=True, owners=True),
+            "credit": model.corpus.credit,
+            "model": model.name,
+        },
         upstream={
             f"{variant}/{name}": artifact
             for variant, artifacts in variants.items()

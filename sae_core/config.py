@@ -15,6 +15,14 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$", max_length=8
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
 
+Automation = Literal["manual", "when_stale", "eager"]
+"""What Dagster's daemon makes by itself. ``manual``: nothing. ``when_stale``: once the report of a study was made,
+all that is out of date or new in it (new weights, a new seed or variant, changed settings or code). ``eager``: the
+same, the first time too."""
+Owner = Annotated[str, Field(pattern=r"^(team:[A-Za-z0-9_]+|[^@\s]+@[^@\s]+\.[^@\s]+)$")]
+"""An e-mail address, or ``team:<name>``."""
+
+
 class Config(BaseModel):
     """A frozen set of settings; an unknown key is an error."""
 
@@ -157,7 +165,10 @@ class ModelConfig(LanguageModelConfig):
     """Module paths as in ``model.named_modules()``, for example ``model.layers.14``: the output of that module."""
     activations: ActivationsConfig = ActivationsConfig()
     observe_cron: str = "0 * * * *"
-    """When the schedule ``observe_<name>`` looks for new weights (cron), once it is switched on in the UI."""
+    """When the schedule ``observe_<name>`` looks for new weights and text (cron). It is on where a study of the model
+    reruns by itself, else once it is switched on in the UI."""
+    owners: list[Owner] = []
+    """Whom to ask; shown in the UI."""
 
 
 # --- sparse autoencoders ----------------------------------------------------------------------------------------
@@ -753,6 +764,10 @@ class StudyConfig(Config):
     embedder: EmbedderConfig = EmbedderConfig()
     similarity: SimilarityConfig = SimilarityConfig()
     checks: ChecksConfig = ChecksConfig()
+    automation: Automation = "manual"
+    """What the daemon makes anew by itself."""
+    owners: list[Owner] = []
+    """Whom to ask; shown in the UI."""
 
     @model_validator(mode="after")
     def _distinct(self) -> "StudyConfig":

@@ -135,7 +135,7 @@ def make_reproduction(
         "reproduction",
         build,
         code_version=SYNTHETIC_CODE_VERSION["reproduction"],
-        inputs={"study": study.model_dump(mode="json")},
+        inputs={"study": study.model_dump(mode="json", exclude={"automation", "owners"})},
         upstream=upstream,
     )
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sae_core.config import Config, Fraction, Name, StandardConfig, TopKConfig, TrainedConfig
+from sae_core.config import Automation, Config, Fraction, Name, Owner, StandardConfig, TopKConfig, TrainedConfig
 from sae_core.sweeps import Sweeps
 
 Positive = Annotated[float, Field(gt=0)]
@@ -352,6 +352,10 @@ class SyntheticStudyConfig(Config):
     experiments: list[ExperimentConfig] = Field(min_length=1)
     language_model_study: Name | None = None
     """Name of a study of Pythia-160M whose results, once there are any, stand beside the paper's."""
+    automation: Automation = "manual"
+    """What the daemon makes anew by itself."""
+    owners: list[Owner] = Field(default=[])
+    """Whom to ask; shown in the UI."""
 
     @model_validator(mode="after")
     def _fits(self) -> "SyntheticStudyConfig":
