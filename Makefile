@@ -25,7 +25,7 @@ smoke: .venv/.installed  ## the study `smoke`: the embedded model and text, cut 
 	$(BIN)/concord run smoke
 
 test: .venv/.installed-dev  ## the test suite, without what is marked slow
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: .venv/.installed-dev  ## every test
 	$(BIN)/python -m pytest -m "slow or not slow"
