@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import dagster as dg
@@ -58,11 +59,59 @@ class Statuses:
 
     def __init__(self, view: Any):
         self.graph = view.asset_graph
+        self.instance: dg.DagsterInstance = view.instance
         self._resolver = CachingStaleStatusResolver(view.instance, self.graph, view)
+        self._out_of_date: dict[tuple[dg.AssetKey, str | None], bool] = {}
+        self._waiting: dict[tuple[dg.AssetKey, str | None], bool] = {}
 
     def is_out_of_date(self, key: dg.AssetKey, partition: str | None) -> bool:
         """Whether a partition is missing or stale."""
-        return self._resolver.get_status(key, partition) is not StaleStatus.FRESH
+        if (key, partition) not in self._out_of_date:
+            status = self._resolver.get_status(key, partition)
+            self._out_of_date[key, partition] = status is not StaleStatus.FRESH or bool(
+                self._late_inputs(key, partition)
+            )
+        return self._out_of_date[key, partition]
+
+    def is_behind(self, key: dg.AssetKey, partition: str | None, ignoring: Iterable[dg.AssetKey] = ()) -> bool:
+        """Whether anything upstream of a partition, near or far, is missing or stale.
+
+        Args:
+            ignoring: dependencies of the partition itself whose side is not looked at.
+        """
+        return any(
+            self.is_out_of_date(*parent) or self._waits(*parent)
+            for parent in self.parents(key, partition)
+            if parent[0] not in ignoring
+        )
+
+    def _waits(self, key: dg.AssetKey, partition: str | None) -> bool:
+        if (key, partition) not in self._waiting:
+            self._waiting[key, partition] = self.is_behind(key, partition)
+        return self._waiting[key, partition]
+
+    def _late_inputs(self, key: dg.AssetKey, partition: str | None) -> list[dg.AssetKey]:
+        """Dependencies that had never been materialized when the partition was made without them, and now are.
+
+        Dagster's resolver does not see those where they are partitioned: it looks for what came after the event that
+        was read, and there was none.
+        """
+        graph = self.graph
+        if graph.get(key).is_external or not any(
+            graph.get(parent).is_partitioned for parent in graph.get(key).parent_keys
+        ):
+            return []
+        made = self.instance.get_latest_data_version_record(key, is_source=False, partition_key=partition)
+        tags = (made.asset_materialization.tags if made and made.asset_materialization else None) or {}
+        return sorted(
+            {
+                parent
+                for parent, its_partition in self.parents(key, partition)
+                if its_partition is not None
+                and tags.get(f"dagster/input_event_pointer/{parent.to_user_string()}") == "NULL"
+                and self.instance.get_latest_data_version_record(parent, is_source=False, partition_key=its_partition)
+            }
+        )
 
     def of(self, keys: Iterable[dg.AssetKey]) -> list[PartitionStatus]:
         """The statuses of all partitions of these assets, upstream first."""
@@ -93,12 +142,16 @@ class Statuses:
             case StaleStatus.STALE:
                 causes = tuple(dict.fromkeys(map(_sentence, self._resolver.get_stale_causes(key, partition))))
                 return PartitionStatus(key, partition, Status.STALE, causes)
-        upstream = [behind[parent] for parent in self._parents(key, partition) if parent in behind]
+        if late := self._late_inputs(key, partition):
+            causes = tuple(f"{parent.to_user_string()}: first materialized since then" for parent in late)
+            return PartitionStatus(key, partition, Status.STALE, causes)
+        upstream = [behind[parent] for parent in self.parents(key, partition) if parent in behind]
         if upstream:
             return PartitionStatus(key, partition, Status.BEHIND, (f"waits for {', '.join(upstream)}",))
         return PartitionStatus(key, partition, Status.FRESH, ())
 
-    def _parents(self, key: dg.AssetKey, partition: str | None) -> list[tuple[dg.AssetKey, str | None]]:
+    def parents(self, key: dg.AssetKey, partition: str | None) -> list[tuple[dg.AssetKey, str | None]]:
+        """The partitions that a partition depends on; None for the only one of an asset without partitions."""
         found: list[tuple[dg.AssetKey, str | None]] = []
         for parent in sorted(self.graph.get(key).parent_keys):
             if self.graph.get(parent).is_partitioned:
@@ -109,11 +162,28 @@ class Statuses:
         return found
 
 
+@lru_cache(maxsize=4)
+def statuses_of(view: Any) -> Statuses:
+    """The statuses as one tick sees them: all conditions of a tick share a view, and so what was asked already.
+
+    Dagster reads the latest events of all assets when a tick begins, so these may be some seconds old.
+    """
+    return Statuses(view)
+
+
+def newest_statuses(view: Any) -> Statuses:
+    """The statuses of the same assets as they are now, whatever the view has read before."""
+    return _statuses(view.instance, view.asset_graph)
+
+
 def statuses_now(definitions: dg.Definitions, instance: dg.DagsterInstance) -> Statuses:
     """The statuses as the instance has them now."""
+    return _statuses(instance, definitions.resolve_asset_graph())
+
+
+def _statuses(instance: dg.DagsterInstance, graph: Any) -> Statuses:
     last = instance.event_log_storage.get_maximum_record_id()
     now = TemporalContext(effective_dt=datetime.now(UTC), last_event_id=last)
-    graph = definitions.resolve_asset_graph()
     return Statuses(AssetGraphView(temporal_context=now, instance=instance, asset_graph=graph))
 
 
