@@ -140,7 +140,7 @@ def compare_variants(
     if min(len(values_a), len(values_b)) < 3:
         return _not_comparable(mean_a, mean_b)
     a, b = pseudo_values(values_a), pseudo_values(values_b)
-    half_width = _welch_half_width(a, b, level)
+    half_width = welch_half_width(a, b, level)
     p_value, n_permutations, exact = _permutation_p(a, b, seed)
     n_all = comb(len(a) + len(b), len(a))
     return VariantComparison(
@@ -173,7 +173,14 @@ def _not_comparable(mean_a: float, mean_b: float) -> VariantComparison:
     )
 
 
-def _welch_half_width(a: Float[np.ndarray, " runs_a"], b: Float[np.ndarray, " runs_b"], level: float) -> float:
+def welch_half_width(a: Float[np.ndarray, " runs_a"], b: Float[np.ndarray, " runs_b"], level: float) -> float:
+    """``t sqrt(Var_a + Var_b)``, each the variance of a mean, t with Welch's degrees of freedom.
+
+    Args:
+        a: pseudo-values of the runs on one side, at least two.
+        b: likewise on the other side.
+        level: coverage of the interval, in (0, 1).
+    """
     parts = [float(x.var(ddof=1)) / len(x) for x in (a, b)]
     if sum(parts) == 0:
         return 0.0

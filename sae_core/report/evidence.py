@@ -27,6 +27,7 @@ from sae_core.report.figures import (
 from sae_core.report.panels import NamedPanel, answer_panels, column, shown_in_curves, training_panels
 from sae_core.report.records import ConsistencyRecord, VariantRecord
 from sae_core.report.table import SHARED_AT, why_missing
+from sae_core.report.version_panels import version_panels
 
 Labelled = Sequence[tuple[str, ConsistencyRecord]]
 _DEFINITIONS = ("decoder", "joint (mean)", "both")
@@ -42,12 +43,14 @@ class ReportPanels:
     explanations: list[NamedPanel]
     """Of the variant that agrees most beyond chance."""
     training: list[NamedPanel]
+    versions: list[NamedPanel]
+    """Of the variants with more than one version; none where there are none."""
 
     def shown(self) -> list[NamedPanel]:
         """Those that have something to show."""
         return [
             named
-            for named in [*self.answer, *self.evidence, *self.explanations, *self.training]
+            for named in [*self.answer, *self.evidence, *self.versions, *self.explanations, *self.training]
             if not named.shows_nothing
         ]
 
@@ -55,7 +58,18 @@ class ReportPanels:
 def report_panels(records: Sequence[VariantRecord]) -> ReportPanels:
     """The answer, what stands behind it, and how the SAEs were trained."""
     explained = explanation_panels(min(records, key=lambda record: record.order))
-    return ReportPanels(answer_panels(records), evidence_panels(records), explained, training_panels(records))
+    several = [
+        (record.key, record.versions)
+        for record in records
+        if record.versions is not None and record.versions.summary.n_versions > 1
+    ]
+    return ReportPanels(
+        answer=answer_panels(records),
+        evidence=evidence_panels(records),
+        explanations=explained,
+        training=training_panels(records),
+        versions=version_panels(several) if several else [],
+    )
 
 
 def evidence_panels(records: Sequence[VariantRecord]) -> list[NamedPanel]:

@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from sae_core.config import ModelConfig, StudyConfig
+from sae_core.model_versions.results import VersionsSummary
 from sae_core.report.evidence import ReportPanels
 from sae_core.report.explanation_tables import conclusions, measures_section, published_section, scores_section, trend
 from sae_core.report.figures import EmptyPanel, svg
@@ -23,6 +24,7 @@ from sae_core.report.sections import answer_table, sections
 from sae_core.report.stability import Comparison, PageTable, Section, comparison_section
 from sae_core.report.table import DEFINITION, SHARED_AT, Row
 from sae_core.report.text import missing_notes
+from sae_core.report.version_tables import version_conclusions, version_sections
 from sae_core.similarity.results import MeasureSummary
 from sae_core.store import Artifact
 
@@ -77,6 +79,10 @@ class Page:
     explanation_sections: list[Section]
     explanation_figures: list[PageFigure]
     explanation_gaps: list[str]
+    version_note: str
+    version_conclusions: list[str]
+    version_sections: list[Section]
+    version_figures: list[PageFigure]
     variants: list[PageVariant]
     training_note: str
     training_figures: list[PageFigure]
@@ -129,6 +135,10 @@ def render_page(
         explanation_sections=_explanation_sections(records),
         explanation_figures=_figures(panels.explanations),
         explanation_gaps=_nothing_to_show(panels.explanations),
+        version_note=_version_note(records),
+        version_conclusions=version_conclusions(_several_versions(records)),
+        version_sections=version_sections(_several_versions(records)) if _several_versions(records) else [],
+        version_figures=_figures(panels.versions),
         variants=[PageVariant(r.key, _settings(r), sections(r)) for r in records],
         training_note=_training_note(study),
         training_figures=_figures(panels.training),
@@ -265,6 +275,22 @@ def _setting(value: object) -> str:
     if isinstance(value, list):
         return ", ".join(str(part) for part in value)
     return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _several_versions(records: Sequence[VariantRecord]) -> list[tuple[str, VersionsSummary]]:
+    """The variants that have more than one version."""
+    known = [(record.key, record.versions.summary) for record in records if record.versions is not None]
+    return [(key, summary) for key, summary in known if summary.n_versions > 1]
+
+
+def _version_note(records: Sequence[VariantRecord]) -> str:
+    """In place of the section, where no variant has more than one version and the history is known."""
+    if _several_versions(records) or all(record.versions is None for record in records):
+        return ""
+    return (
+        "These are the first results of the study: when the model changes, the features of its SAEs before and after "
+        "are compared here."
+    )
 
 
 def _training_note(study: StudyConfig) -> str:

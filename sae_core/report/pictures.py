@@ -30,7 +30,8 @@ from sae_core.report.figures import (
     small_png,
 )
 from sae_core.report.panels import column, cosine_counts, frequency_panel
-from sae_core.report.records import ConsistencyRecord, SimilarityRecord
+from sae_core.report.records import ConsistencyRecord, SimilarityRecord, VersionsRecord
+from sae_core.report.version_panels import version_panels
 from sae_core.whole_files import write_whole
 
 _BYTES = 100_000
@@ -62,6 +63,14 @@ def core_figure(folder: Path) -> bytes:
     if record.core_curve is None:
         return small_png([core_by_threshold([("seeds", record)])], 1, _BYTES)
     return small_png([_core_by_threshold(record), _core_by_seeds(record)], 2, _BYTES)
+
+
+def model_versions_figure(folder: Path) -> bytes:
+    """Small PNG of a *model versions* artifact: agreement across the last two models and within either, matched cosines
+    across, and PW-MCC over all versions; only the last where nothing was compared.
+    """
+    panels = [named.panel for named in version_panels([("seeds", VersionsRecord.read(folder))])]
+    return small_png(panels, 3, _BYTES)
 
 
 def over_training_figure(folder: Path) -> bytes:

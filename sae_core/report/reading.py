@@ -10,9 +10,10 @@ import pyarrow.parquet as pq
 
 from sae_core.report.explanation_tables import measures_table, published_table
 from sae_core.report.numbers import MISSING, evenly_spaced, number, per_million
-from sae_core.report.records import SimilarityRecord, read_scores
+from sae_core.report.records import SimilarityRecord, VersionsRecord, read_scores
 from sae_core.report.stability import PageTable
 from sae_core.report.table import reasons
+from sae_core.report.version_tables import across_table, version_conclusions, versions_table
 
 
 def markdown_contexts(folder: Path, n: int = 8) -> str:
@@ -82,6 +83,14 @@ def markdown_scores(folders: Mapping[str, Path]) -> str:
 def markdown_measures(folder: Path) -> str:
     """The measures of an *explanation similarity* artifact side by side."""
     return _markdown(measures_table({"": SimilarityRecord.read(folder)}), numbers=9)
+
+
+def markdown_versions(folder: Path) -> str:
+    """What a *model versions* artifact says, the comparison of the last two models, and all versions."""
+    found = [("seeds", VersionsRecord.read(folder).summary)]
+    compared = across_table(found)
+    tables = [_markdown(compared)] if compared.rows else []
+    return "\n\n".join([*version_conclusions(found), *tables, _markdown(versions_table(found), numbers=0)])
 
 
 def markdown_published(folder: Path) -> str:

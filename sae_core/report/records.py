@@ -21,6 +21,7 @@ from sae_core.consistency.activation_matching import ActivationAgreement
 from sae_core.consistency.results import ConsistencySummary
 from sae_core.evaluation import EvaluationSummary
 from sae_core.explainer_labels import explainer_labels
+from sae_core.model_versions.results import VersionsSummary
 from sae_core.scoring.results import ScoresSummary
 from sae_core.similarity.results import MeasureSummary, SimilaritySummary
 from sae_core.store import Artifact
@@ -132,6 +133,23 @@ class SimilarityRecord:
 
 
 @dataclass(frozen=True)
+class VersionsRecord:
+    """A *model versions* artifact."""
+
+    summary: VersionsSummary
+    pairs: pa.Table | None
+    """Pairs of runs across and within the versions; None where none were compared."""
+
+    @classmethod
+    def read(cls, folder: Path) -> "VersionsRecord":
+        """Read an artifact folder."""
+        return cls(
+            VersionsSummary.model_validate_json((folder / "summary.json").read_text()),
+            _optional_table(folder / "pairs.parquet"),
+        )
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One trained SAE."""
 
@@ -150,6 +168,8 @@ class VariantRecord:
     runs: list[RunRecord]
     consistency: ConsistencyRecord
     similarity: SimilarityRecord
+    versions: VersionsRecord | None
+    """What it was with former versions of the model; None where the history is not known (without Dagster)."""
     explanations: dict[str, dict[str, pa.Table]]
     """By explainer, of the runs whose artifacts were given; the page quotes some of them."""
     scores: dict[str, dict[str, ScoresSummary]]
@@ -181,6 +201,7 @@ def read_variant(study: StudyConfig, key: str, artifacts: Mapping[str, Artifact]
         runs=[_read_run(name, artifacts, trained_here) for name in names],
         consistency=ConsistencyRecord.read(artifacts["consistency"].path),
         similarity=SimilarityRecord.read(artifacts["explanation_similarity"].path),
+        versions=VersionsRecord.read(artifacts["model_versions"].path) if "model_versions" in artifacts else None,
         explanations=_by_explainer(study, artifacts, "explanations", _read_explanations),
         scores=_by_explainer(study, artifacts, "scores", read_scores),
     )

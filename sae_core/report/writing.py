@@ -39,8 +39,9 @@ def write_report(
     variant), ``summary.json`` (the table, comparisons of variants, the settings and where it all comes from).
 
     Args:
-        variants: for each variant key ``consistency``, ``explanation_similarity``, and per seed ``sae seed 0``,
-            ``evaluation seed 0``, and where there are any ``explanations seed 0``, ``scores seed 0``, ...
+        variants: for each variant key ``consistency``, ``explanation_similarity``, ``model_versions`` where the history
+            is known, per seed ``sae seed 0``, ``evaluation seed 0``, and where there are any ``explanations seed 0``,
+            ``scores seed 0``, ...
 
     Returns:
         The numbers of the variant that agrees most beyond chance.
