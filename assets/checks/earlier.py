@@ -1,0 +1,65 @@
+"""What an earlier materialization of the same partition found, from Dagster's history."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+
+from sae_core.store import Artifact
+
+_PAGE = 20
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """PW-MCC of one materialization, with its 95 % confidence interval where there is one."""
+
+    pw_mcc: float
+    ci_low: float | None
+    ci_high: float | None
+    run_id: str = ""
+    """The run that made it."""
+
+    @property
+    def half_width(self) -> float | None:
+        """Of the interval."""
+        if self.ci_low is None or self.ci_high is None:
+            return None
+        return (self.ci_high - self.ci_low) / 2
+
+
+def earlier_agreement(
+    context: dg.AssetExecutionContext, key: dg.AssetKey, partition: str, made: Artifact
+) -> Agreement | None:
+    """The latest materialization of a partition of *consistency* with another content than what was made now.
+
+    It is read from the metadata, so the artifact may have been removed since; None where there is none.
+    """
+    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+    cursor: str | None = None
+    while True:
+        page = context.instance.fetch_materializations(wanted, limit=_PAGE, cursor=cursor)
+        for record in page.records:
+            materialization = record.asset_materialization
+            if materialization is not None and _content(materialization) not in (None, made.content):
+                return Agreement(
+                    pw_mcc=_number(materialization, "pw_mcc") or 0.0,
+                    ci_low=_number(materialization, "ci_low"),
+                    ci_high=_number(materialization, "ci_high"),
+                    run_id=record.run_id,
+                )
+        if not page.has_more:
+            return None
+        cursor = page.cursor
+
+
+def _content(materialization: dg.AssetMaterialization) -> str | None:
+    """Digest of the artifact; None of a materialization that does not say, or has no PW-MCC."""
+    reference: Any = materialization.metadata.get("artifact/consistency")
+    known = reference is not None and "pw_mcc" in materialization.metadata
+    return str(reference.value["content"]) if known else None
+
+
+def _number(materialization: dg.AssetMaterialization, name: str) -> float | None:
+    found: Any = materialization.metadata.get(name)
+    return None if found is None or found.value is None else float(found.value)
