@@ -8,6 +8,8 @@ from typing import Any
 
 import dagster as dg
 
+from assets.processes import mark_process
+from assets.provenance import provenance
 from sae_core.progress import Progress
 from sae_core.store import Artifact, ArtifactStore, StoreError, digest_json
 from sae_core.terminal_progress import TerminalProgress
@@ -39,16 +41,12 @@ def record(
         metadata: what the UI shows beside the provenance.
     """
     contents = {name: artifact.content for name, artifact in artifacts.items()}
-    main = next(iter(artifacts.values()))
-    version = main.content if len(contents) == 1 else digest_json(contents)
+    version = next(iter(contents.values())) if len(contents) == 1 else digest_json(contents)
     return dg.MaterializeResult(
         data_version=dg.DataVersion(version),
         metadata={
             **metadata,
-            "path": dg.MetadataValue.path(str(main.path)),
-            "cache_hit": all(artifact.cache_hit for artifact in artifacts.values()),
-            "seconds_to_make": sum(artifact.manifest.seconds for artifact in artifacts.values()),
-            "git_commit": main.manifest.environment.get("git_commit", ""),
+            **provenance(artifacts),
             **{
                 _PREFIX + name: dg.MetadataValue.json({"url": artifact.url, "content": artifact.content})
                 for name, artifact in artifacts.items()
@@ -102,14 +100,24 @@ def artifacts_of(
         StoreError: if the store no longer holds one.
     """
     found: dict[str, Artifact] = {}
+    for name, (url, content) in recorded_artifacts(materialization).items():
+        try:
+            found[name] = store.open(url, content)
+        except StoreError:
+            if not missing_ok:
+                raise
+    return found
+
+
+def recorded_artifacts(materialization: dg.AssetMaterialization) -> dict[str, tuple[str, str]]:
+    """URL and content digest of the artifacts that a materialization recorded, by name, whether the store has them or
+    not.
+    """
+    found = {}
     for label, value in materialization.metadata.items():
         if label.startswith(_PREFIX):
             reference: Any = value.value
-            try:
-                found[label.removeprefix(_PREFIX)] = store.open(reference["url"], reference["content"])
-            except StoreError:
-                if not missing_ok:
-                    raise
+            found[label.removeprefix(_PREFIX)] = (str(reference["url"]), str(reference["content"]))
     return found
 
 
@@ -119,6 +127,7 @@ def _name(key: dg.AssetKey, partition: str | None) -> str:
 
 def progress_of(context: dg.AssetExecutionContext, title: str) -> Progress:
     """Progress into the run's log every few seconds, and as a bar where ``concord run`` shows one."""
+    mark_process(context)
     if os.environ.get("SAE_CONCORD_TERMINAL"):
         return TerminalProgress(title)
     return _LogProgress(context)

@@ -19,18 +19,23 @@ def build_together(
     inputs: Sequence[Mapping[str, Any]],
     upstream: Mapping[str, Artifact],
     work: Work,
+    recipes: Sequence[Mapping[str, Any]],
 ) -> list[Artifact]:
     """The artifacts with these inputs: those that exist at once, all others from one call of ``work``.
 
     Each is built by ``get_or_build``, one inside the build of the other, so each has its folder, its lock and its
     manifest (whose ``seconds`` are those of all of them). When one cannot be completed, the others still are.
 
+    Args:
+        recipes: of each, how to make it alone.
+
     Raises:
         Exception: what ``work`` or the completion of an artifact raised, the first of them.
     """
     prints = [store.fingerprint(kind, code_version, one, upstream) for one in inputs]
     inputs_of = dict(zip(prints, inputs, strict=True))
-    made = {name: hit for name in inputs_of if (hit := store.get(kind, name))}
+    recipe_of = dict(zip(prints, recipes, strict=True))
+    made = {name: store.add_recipe(hit, recipe_of[name]) for name in inputs_of if (hit := store.get(kind, name))}
     # In one order everywhere: two processes that ask for some of the same then never wait for each other.
     missing = sorted(name for name in inputs_of if name not in made)
     folders: dict[str, Path] = {}
@@ -51,7 +56,12 @@ def build_together(
 
         try:
             made[name] = store.get_or_build(
-                kind, in_folder, code_version=code_version, inputs=inputs_of[name], upstream=upstream
+                kind,
+                in_folder,
+                code_version=code_version,
+                inputs=inputs_of[name],
+                upstream=upstream,
+                recipe=recipe_of[name],
             )
         except Exception as error:
             if name not in ends:  # nothing was made, of none of them

@@ -30,6 +30,7 @@ from sae_core.config import (
     TrainingConfig,
 )
 from sae_core.progress import Progress, silent
+from sae_core.recipes import recipe
 from sae_core.store import Artifact, ArtifactStore
 
 CODE_VERSION = {
@@ -40,7 +41,7 @@ CODE_VERSION = {
     "reference_losses": "1",
     "evaluation": "1",
     "consistency": "2",
-    "report": "4",
+    "report": "5",
 }
 """Raise a number when the same inputs give other results than before: it makes the old artifacts stale."""
 
@@ -66,7 +67,13 @@ def make_contexts(store: ArtifactStore, config: ModelConfig, progress: Progress 
         "corpus": corpus_digest(config.corpus.source),
         "config": settings_of(config.corpus, source=True, credit=True),
     }
-    return store.get_or_build("contexts", build, code_version=CODE_VERSION["contexts"], inputs=inputs)
+    return store.get_or_build(
+        "contexts",
+        build,
+        code_version=CODE_VERSION["contexts"],
+        inputs=inputs,
+        recipe=recipe("contexts", model=config),
+    )
 
 
 def make_activations(
@@ -95,6 +102,7 @@ def make_activations(
         code_version=CODE_VERSION["activations"],
         inputs=inputs,
         upstream={"contexts": contexts},
+        recipe=recipe("activations", model=config, hook=hook),
     )
     return {"contexts": contexts, "activations": activations}
 
@@ -139,7 +147,8 @@ def make_saes(
     inputs = [{**shared, "seeds": settings_of(one)} for one in seeds]
     code, upstream = CODE_VERSION["sae"], {"activations": activations}
     seeds_of = {store.fingerprint("sae", code, one, upstream): s for one, s in zip(inputs, seeds, strict=True)}
-    return build_together(store, "sae", code, inputs, upstream, work)
+    recipes = [recipe("sae", variant=variant, training=training, seeds=one) for one in seeds]
+    return build_together(store, "sae", code, inputs, upstream, work, recipes)
 
 
 def make_pretrained_sae(
@@ -165,6 +174,7 @@ def make_pretrained_sae(
         code_version=CODE_VERSION["pretrained_sae"],
         inputs={"format": source.format, "files": source.files},
         upstream={"activations": activations},
+        recipe=recipe("pretrained_sae", variant=variant, number=number),
     )
 
 
@@ -211,6 +221,7 @@ def make_evaluation(
         code_version=CODE_VERSION["evaluation"],
         inputs={"config": settings_of(config), "model_dtype": model.dtype},
         upstream={"sae": sae, "reference_losses": reference, **upstream},
+        recipe=recipe("evaluation", model=language_model_settings(model), config=config),
     )
 
 
@@ -250,6 +261,7 @@ def make_reference_losses(
         code_version=CODE_VERSION["reference_losses"],
         inputs={"n_loss_contexts": config.n_loss_contexts, "model_dtype": model.dtype},
         upstream=upstream,
+        recipe=recipe("reference_losses", model=language_model_settings(model), config=config),
     )
 
 
@@ -282,6 +294,7 @@ def make_consistency(
             "activations": activations,
             **{f"{name} {seed}": artifact for seed, run in runs.items() for name, artifact in run.items()},
         },
+        recipe=recipe("consistency", config=config, runs={seed: list(run) for seed, run in runs.items()}),
     )
 
 
@@ -295,8 +308,8 @@ def make_report(
     """The table of variants, the figures and the page of one study.
 
     Args:
-        variants: for each variant key ``consistency``, ``explanation_similarity``, and per seed ``sae seed 0``,
-            ``evaluation seed 0``, ``explanations seed 0``, ``scores seed 0``.
+        variants: for each variant key ``consistency``, ``explanation_similarity``, ``model_versions`` where the history
+            is known, and per seed ``sae seed 0``, ``evaluation seed 0``, ``explanations seed 0``, ``scores seed 0``.
     """
 
     def build(folder: Path) -> Mapping[str, Any]:
@@ -318,7 +331,15 @@ def make_report(
             for variant, artifacts in variants.items()
             for name, artifact in artifacts.items()
         },
+        recipe=recipe(
+            "report", study=study, model=model, variants={key: list(found) for key, found in variants.items()}
+        ),
     )
+
+
+def language_model_settings(config: LanguageModelConfig) -> dict[str, Any]:
+    """What is needed to load it, as JSON values, of settings that may have more."""
+    return config.model_dump(mode="json", include=set(LanguageModelConfig.model_fields))
 
 
 def language_model_of(store: ArtifactStore, config: LanguageModelConfig, digest: str) -> Any:

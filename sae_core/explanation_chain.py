@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sae_core.chain import language_model_of, settings_of
+from sae_core.chain import language_model_of, language_model_settings, settings_of
 from sae_core.config import (
     ChatConfig,
     ContextsConfig,
@@ -24,6 +24,7 @@ from sae_core.config import (
 )
 from sae_core.explainer_labels import explainer_labels
 from sae_core.progress import Progress, silent
+from sae_core.recipes import recipe
 from sae_core.store import Artifact, ArtifactStore, digest_json
 
 if TYPE_CHECKING:
@@ -36,6 +37,10 @@ EXPLANATION_CODE_VERSION = {
     "explanation_similarity": "2",
 }
 """As ``CODE_VERSION`` of *chain*."""
+SCORING_PROMPTS: "tuple[PromptName, ...]" = ("detect", "fuzz", "simulate")
+"""Those of a model that scores explanations."""
+JUDGING_PROMPTS: "tuple[PromptName, ...]" = ("judge",)
+"""Those of a model that rates how alike two explanations are."""
 
 
 def make_feature_contexts(
@@ -73,6 +78,7 @@ def make_feature_contexts(
         code_version=EXPLANATION_CODE_VERSION["feature_contexts"],
         inputs={"config": settings_of(config)},
         upstream={"sae": sae, **upstream},
+        recipe=recipe("feature_contexts", model=language_model_settings(model), config=config),
     )
 
 
@@ -102,7 +108,7 @@ def make_explanations(
     labels, found = explainer_labels(config.explainers, "explanations"), {}
     for explainer in config.explainers:
         features = _features_of_pairs(explainer, config.seed, consistency, run)
-        found[labels[explainer.name]] = _explain(
+        found[labels[explainer.name]] = make_explanation(
             store, contexts, upstream, model, config, explainer, features, progress
         )
     return found
@@ -135,7 +141,7 @@ def _drawn_pairs(consistency: Artifact, n_pairs: int, seed: int) -> list[dict[st
     return rows
 
 
-def _explain(
+def make_explanation(
     store: ArtifactStore,
     contexts: Artifact,
     upstream: Mapping[str, Artifact],
@@ -143,8 +149,16 @@ def _explain(
     config: ExplanationsConfig,
     settings: Explainer,
     features: tuple[int, ...] | None,
-    progress: Progress,
+    progress: Progress = silent,
 ) -> Artifact:
+    """What one explainer says of the features of one run.
+
+    Args:
+        upstream: ``contexts``, as ``make_activations`` returns them.
+        settings: of the explainer.
+        features: those that are explained; None: all.
+    """
+
     def build(folder: Path) -> Mapping[str, Any]:
         from sae_core.explaining.artifact import explain_run
         from sae_core.explaining.chat_explainer import ChatExplainer
@@ -165,11 +179,18 @@ def _explain(
         code_version=EXPLANATION_CODE_VERSION["explanations"],
         inputs={
             "config": settings_of(config, explainers=True),
-            "explainer": _decisive(settings),
-            "chat": {} if isinstance(settings, LexicalExplainer) else _chat_inputs(settings, _prompts_of(settings)),
+            "explainer": decisive_settings(settings),
+            "chat": {} if isinstance(settings, LexicalExplainer) else _chat_inputs(settings, prompts_of(settings)),
             "features": None if features is None else digest_json(list(features)),
         },
         upstream={"feature_contexts": contexts, "contexts": upstream["contexts"]},
+        recipe=recipe(
+            "explanations",
+            model=language_model_settings(model),
+            config=config,
+            explainer=settings.name,
+            features=features,
+        ),
     )
 
 
@@ -192,14 +213,14 @@ def make_scores(
         ``scores``, those of the first explainer, and ``scores <name>`` of the others.
     """
     return {
-        name.replace("explanations", "scores", 1): _score(
+        name.replace("explanations", "scores", 1): make_score(
             store, contexts, explained, upstream, model, config, embedder, progress
         )
         for name, explained in explanations.items()
     }
 
 
-def _score(
+def make_score(
     store: ArtifactStore,
     contexts: Artifact,
     explanations: Artifact,
@@ -207,8 +228,14 @@ def _score(
     model: LanguageModelConfig,
     config: ScoringConfig,
     embedder: EmbedderConfig,
-    progress: Progress,
+    progress: Progress = silent,
 ) -> Artifact:
+    """The scores of what one explainer says of the features of one run.
+
+    Args:
+        explanations: of ``make_explanation``.
+        upstream: ``contexts``, as ``make_activations`` returns them.
+    """
     from sae_core.embeddings import embedder_digest
 
     # A rule is run, not judged by a model.
@@ -240,10 +267,11 @@ def _score(
         inputs={
             "config": settings_of(config, scorer=True),
             "embedder": [embedder_digest(embedder), embedder.dtype],
-            "scorer": None if scorer is None else _decisive(scorer),
-            "chat": {} if scorer is None else _chat_inputs(scorer, ("detect", "fuzz", "simulate")),
+            "scorer": None if scorer is None else decisive_settings(scorer),
+            "chat": {} if scorer is None else _chat_inputs(scorer, SCORING_PROMPTS),
         },
         upstream={"feature_contexts": contexts, "explanations": explanations, "contexts": upstream["contexts"]},
+        recipe=recipe("explanation_scores", model=language_model_settings(model), config=config, embedder=embedder),
     )
 
 
@@ -303,8 +331,8 @@ def make_similarity(
         inputs={
             "config": settings_of(config, judge=True),
             "embedder": [embedder_digest(study.embedder), study.embedder.dtype],
-            "judge": None if judge is None else _decisive(judge),
-            "chat": {} if judge is None else _chat_inputs(judge, ("judge",)),
+            "judge": None if judge is None else decisive_settings(judge),
+            "chat": {} if judge is None else _chat_inputs(judge, JUDGING_PROMPTS),
             "min_activations": study.explanations.min_activations,
             "asked": {name: [n_pairs, study.explanations.seed] for name, n_pairs in asked.items() if n_pairs},
             "runs": list(contexts),
@@ -318,6 +346,7 @@ def make_similarity(
                 for run, artifact in runs.items()
             },
         },
+        recipe=recipe("explanation_similarity", study=study, runs=list(contexts), explainers=list(explanations)),
     )
 
 
@@ -328,11 +357,13 @@ _INDIFFERENT = (
 """Settings of a chat model that change when and where it replies, not what."""
 
 
-def _decisive(settings: Explainer | ChatConfig) -> dict[str, Any]:
+def decisive_settings(settings: Explainer | ChatConfig) -> dict[str, Any]:
+    """The settings of a model that writes text that decide what it replies, as JSON values."""
     return settings_of(settings, **dict.fromkeys(_INDIFFERENT, True))
 
 
-def _prompts_of(settings: Explainer) -> "tuple[PromptName, ...]":
+def prompts_of(settings: Explainer) -> "tuple[PromptName, ...]":
+    """The prompts that an explainer uses; a rule uses none."""
     if isinstance(settings, LexicalExplainer):
         return ()
     return ("explain",) if settings.prompt == "contexts" else ("word_list",)

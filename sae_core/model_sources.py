@@ -20,7 +20,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from sae_core.config import HubModel, LocalModel, ModelSource, PackagedModel
 from sae_core.packages import package_path
-from sae_core.store import ArtifactStore, digest_file, digest_json
+from sae_core.recipes import recipe
+from sae_core.store import Artifact, ArtifactStore, digest_file, digest_json
 
 CONVERSION_VERSION = "1"
 """Version of the code that converts a GGUF file."""
@@ -125,17 +126,22 @@ def load_pretrained(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Weights and tokenizer. A packaged GGUF file is read from the store, where it is converted on the first call."""
     if isinstance(source, PackagedModel):
-        artifact = store.get_or_build(
-            _KIND,
-            lambda folder: _convert_gguf(_gguf(source), folder),
-            code_version=CONVERSION_VERSION,
-            inputs=_conversion_inputs(source),
-        )
-        where, options = str(artifact.path), {"local_files_only": True}
+        where, options = str(make_language_model(store, source).path), {"local_files_only": True}
     else:
         where, options = _where(source)
     model = AutoModelForCausalLM.from_pretrained(where, dtype=dtype, **options)
     return model, AutoTokenizer.from_pretrained(where, **options)
+
+
+def make_language_model(store: ArtifactStore, source: PackagedModel) -> Artifact:
+    """The model of a packaged GGUF file, as a folder that transformers loads."""
+    return store.get_or_build(
+        _KIND,
+        lambda folder: _convert_gguf(_gguf(source), folder),
+        code_version=CONVERSION_VERSION,
+        inputs=_conversion_inputs(source),
+        recipe=recipe("language_model", source=source),
+    )
 
 
 def _conversion_inputs(source: PackagedModel) -> dict[str, str]:

@@ -18,11 +18,12 @@ import platform
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -84,13 +85,21 @@ class Manifest(BaseModel):
     environment: dict[str, str]
     created: str
     seconds: float
+    recipe: dict[str, Any] | None = None
+    """Which stage made it, with which arguments (:mod:`sae_core.recipes`); not part of the fingerprint or the content.
+    None in artifacts that were made before recipes were kept."""
 
 
 class Artifact:
-    """A committed artifact folder, on the local disk (remote ones are copied to the cache when opened)."""
+    """A committed artifact folder."""
 
-    def __init__(self, path: Path, url: str, manifest: Manifest, cache_hit: bool):
-        self.path, self.url, self.manifest, self.cache_hit = path, url, manifest, cache_hit
+    def __init__(self, locate: Callable[[], Path], url: str, manifest: Manifest, cache_hit: bool):
+        self._locate, self.url, self.manifest, self.cache_hit = locate, url, manifest, cache_hit
+
+    @cached_property
+    def path(self) -> Path:
+        """Local folder with the files. Of a remote store they are copied when they are first asked for."""
+        return self._locate()
 
     @property
     def content(self) -> str:
@@ -122,10 +131,11 @@ def digest_file(path: Path) -> str:
 
 
 def _content_digest(files: Mapping[str, FileEntry]) -> str:
-    return digest_json({name: entry.sha256 for name, entry in files.items() if not _is_private(name)})
+    return digest_json({name: entry.sha256 for name, entry in files.items() if not is_private(name)})
 
 
-def _is_private(name: str) -> bool:
+def is_private(name: str) -> bool:
+    """Whether a file of an artifact belongs to its making and not to its content: a part of its name begins with _."""
     return any(part.startswith("_") for part in name.split("/"))
 
 
@@ -137,9 +147,15 @@ def _list_files(folder: Path) -> dict[str, FileEntry]:
     }
 
 
-@cache
 def environment() -> dict[str, str]:
-    """Versions, machine and git commit of this process, for manifests."""
+    """Versions, machine, threads and git commit of this process, for manifests."""
+    # Sums of many numbers depend in their last digits on how many threads share them.
+    torch = sys.modules.get("torch")
+    return _environment() | ({} if torch is None else {"threads": str(torch.get_num_threads())})
+
+
+@cache
+def _environment() -> dict[str, str]:
     found = {"python": platform.python_version(), "platform": platform.platform(), "machine": platform.node()}
     for package in _REPORTED_PACKAGES:
         try:
@@ -219,9 +235,8 @@ class ArtifactStore:
             text = (folder / MANIFEST).read_text()
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return Artifact(
-            self._local(folder, kind, fingerprint), str(folder), _read_manifest(text, str(folder)), cache_hit=True
-        )
+        manifest = _read_manifest(text, str(folder))
+        return Artifact(lambda: self._local(folder, kind, fingerprint), str(folder), manifest, cache_hit=True)
 
     def open(self, url: str | Path, content: str | None = None) -> Artifact:
         """The artifact in a folder of this store, refused unless it has the content digest that is expected.
@@ -232,7 +247,11 @@ class ArtifactStore:
         folder = UPath(url)
         artifact = self.get(folder.parent.name, folder.name)
         if artifact is None:
-            raise StoreError(f"no artifact in {folder}: the store was moved or cleaned; materialize its asset again")
+            where = self.root / folder.parent.name / folder.name
+            raise StoreError(
+                f"no artifact in {where}: the store was moved or cleaned; materialize its asset again, or set "
+                "SAE_CONCORD_STORE to where the store is now"
+            )
         if content is not None and artifact.content != content:
             raise StoreError(
                 f"{folder} holds content {artifact.content[:12]}, expected {content[:12]}: "
@@ -248,6 +267,7 @@ class ArtifactStore:
         code_version: str,
         inputs: Mapping[str, Any],
         upstream: Mapping[str, Artifact] | None = None,
+        recipe: Mapping[str, Any] | None = None,
     ) -> Artifact:
         """The artifact with these inputs: at once when it exists, else made by ``build``.
 
@@ -256,6 +276,8 @@ class ArtifactStore:
                 keeps what a killed build left there, so that a build can resume from it; a build that cannot resume
                 overwrites.
             inputs: JSON values; everything besides the upstream artifacts and the code that decides the content.
+            recipe: of :mod:`sae_core.recipes`: how to make it again; decides nothing. An artifact that has none yet
+                gets it, where the folder can be written.
 
         Two processes that ask for the same artifact wait for each other; the second one gets a cache hit. When
         ``build`` raises, what it wrote stays for the next try.
@@ -263,10 +285,19 @@ class ArtifactStore:
         upstream = dict(upstream or {})
         fingerprint = self.fingerprint(kind, code_version, inputs, upstream)
         if hit := self.get(kind, fingerprint):
-            return hit
+            return self.add_recipe(hit, recipe)
         staging = self.scratch / kind / fingerprint
-        staging.parent.mkdir(parents=True, exist_ok=True)
-        with _exclusive(staging.with_suffix(".lock")):
+        lock = staging.with_suffix(".lock")
+        try:
+            staging.parent.mkdir(parents=True, exist_ok=True)
+            lock.touch()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"the store cannot be written: {staging.parent} ({error.strerror}); get the right to write there, or "
+                "set SAE_CONCORD_STORE to a folder of your own",
+            ) from error
+        with _exclusive(lock):
             if hit := self.get(kind, fingerprint):  # made by another process while we waited
                 return hit
             staging.mkdir(exist_ok=True)
@@ -295,6 +326,7 @@ class ArtifactStore:
                 environment=environment(),
                 created=datetime.now(UTC).isoformat(timespec="seconds"),
                 seconds=round(time.monotonic() - start, 3),
+                recipe=None if recipe is None else dict(recipe),
             )
             self._commit(staging, kind, fingerprint, manifest)
         artifact = self.get(kind, fingerprint)
@@ -303,6 +335,26 @@ class ArtifactStore:
                 f"{kind}/{fingerprint} vanished right after it was committed: is something cleaning {self.root}?"
             )
         artifact.cache_hit = False
+        return artifact
+
+    def add_recipe(self, artifact: Artifact, recipe: Mapping[str, Any] | None) -> Artifact:
+        """The same artifact, its recipe added to the manifest where it lacks one: it may be older than recipes are.
+
+        Where the manifest cannot be written, and in remote stores, it stays as it is.
+        """
+        if recipe is None or artifact.manifest.recipe is not None or not self.is_local:
+            return artifact
+        path = artifact.path / MANIFEST
+        if not os.access(path.parent, os.W_OK):
+            return artifact
+        artifact.manifest = artifact.manifest.model_copy(update={"recipe": dict(recipe)})
+        self.scratch.mkdir(parents=True, exist_ok=True)
+        # In the scratch folder: what a kill leaves in the artifact would be no part of it.
+        handle, part = tempfile.mkstemp(dir=self.scratch, suffix=".manifest")
+        with os.fdopen(handle, "w") as file:
+            file.write(artifact.manifest.model_dump_json(indent=1))
+        os.chmod(part, path.stat().st_mode)
+        os.replace(part, path)
         return artifact
 
     def upstream(self, artifact: Artifact) -> dict[str, Artifact | None]:
@@ -328,7 +380,7 @@ class ArtifactStore:
             return
         for path in sorted(folder.rglob("*"), key=lambda path: len(path.parts), reverse=True):
             path.rmdir() if path.is_dir() else path.unlink()
-        shutil.rmtree(artifact.path, ignore_errors=True)
+        shutil.rmtree(self._copy(artifact.manifest.kind, artifact.manifest.fingerprint), ignore_errors=True)
 
     def verify(self, artifact: Artifact) -> list[str]:
         """Hash every file again. Returns what is wrong, a line each; nothing when all is well."""
@@ -360,7 +412,7 @@ class ArtifactStore:
     def _local(self, folder: UPath, kind: str, fingerprint: str) -> Path:
         if self.is_local:
             return Path(folder.path)
-        copy = self.scratch / "copies" / kind / fingerprint
+        copy = self._copy(kind, fingerprint)
         if (copy / MANIFEST).exists():
             return copy
         manifest = _read_manifest((folder / MANIFEST).read_text(), str(folder))
@@ -372,6 +424,10 @@ class ArtifactStore:
                 shutil.copyfileobj(source, sink, 1 << 20)
             os.replace(part, target)
         return copy
+
+    def _copy(self, kind: str, fingerprint: str) -> Path:
+        """Where the files of a remote artifact are copied to."""
+        return self.scratch / "copies" / kind / fingerprint
 
 
 def _read_manifest(text: str, where: str) -> Manifest:

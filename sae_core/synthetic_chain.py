@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_core.progress import Progress, silent
+from sae_core.recipes import recipe
 from sae_core.store import Artifact, ArtifactStore
 from sae_core.synthetic_config import PointConfig, SyntheticStudyConfig
 
@@ -32,6 +33,7 @@ def make_point(store: ArtifactStore, point: PointConfig, progress: Progress = si
         build,
         code_version=SYNTHETIC_CODE_VERSION["synthetic_point"],
         inputs={"point": point.model_dump(mode="json", exclude={"recipe_name"})},
+        recipe=recipe("synthetic_point", point=point),
     )
 
 
@@ -95,6 +97,7 @@ def make_experiment(
             "points": [config.key for config in configs],
         },
         upstream={config.key: made for config, made in zip(configs, points, strict=True)},
+        recipe=recipe("synthetic_experiment", study=study, experiment=experiment, group=group),
     )
 
 
@@ -137,6 +140,12 @@ def make_reproduction(
         code_version=SYNTHETIC_CODE_VERSION["reproduction"],
         inputs={"study": study.model_dump(mode="json", exclude={"automation", "owners"})},
         upstream=upstream,
+        recipe=recipe(
+            "reproduction",
+            study=study,
+            experiments=list(experiments),
+            language_model={variant: list(made) for variant, made in (language_model or {}).items()},
+        ),
     )
 
 

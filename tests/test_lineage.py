@@ -185,6 +185,7 @@ def test_staging_of_builds_that_were_given_up_is_garbage(store):
 def test_artifacts_of_a_remote_store_can_be_removed(tmp_path):
     store = ArtifactStore("memory://lineage-test", scratch=tmp_path)
     made = make(store, "sae", "x")
+    assert (made.path / "data.txt").read_text() == "x"
     store.remove(made)
     assert store.get("sae", made.manifest.fingerprint) is None
     assert not made.path.exists()

@@ -213,4 +213,4 @@ def test_the_manifest_tells_what_made_it(store):
 
 
 def test_environment_is_read_once():
-    assert store_module.environment() is store_module.environment()
+    assert store_module._environment() is store_module._environment()
