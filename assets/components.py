@@ -1,6 +1,5 @@
 """What users write in YAML: a language model, a study, a synthetic study. The config models are the schema."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Self
 
@@ -9,11 +8,13 @@ from dagster.components import Component, ComponentLoadContext
 from pydantic import BaseModel
 
 from assets.activations import activations_asset
+from assets.checks import in_store_checks
 from assets.consistency import consistency_asset
 from assets.contexts import contexts_asset
 from assets.explanations import explanations_asset
-from assets.keys import model_key, observe_job_name
-from assets.models import model_asset
+from assets.keys import observe_job_name
+from assets.model_versions import model_versions_asset
+from assets.models import corpus_asset, model_asset, sources
 from assets.reports import report_asset
 from assets.reproduction import reproduction_asset
 from assets.saes import sae_asset
@@ -43,7 +44,8 @@ class LanguageModel(Component):
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """The observable model and its activations."""
-        return model_definitions(self.config)
+        studies = [component.config for component in context.component_tree.get_all_components(Study)]
+        return model_definitions(self.config, studies)
 
 
 class Study(Component):
@@ -67,9 +69,8 @@ class Study(Component):
         """The assets of the study.
 
         Raises:
-            ValueError: if no model file has the name and hook that the study names, or another study has its name.
+            ValueError: if no model file has the name and hook that the study names.
         """
-        _refuse_clash(context)
         models = [component.config for component in context.component_tree.get_all_components(LanguageModel)]
         return study_definitions(self.config, model_of(self.config, models))
 
@@ -92,37 +93,10 @@ class SyntheticStudy(Component):
         return cls(attributes)
 
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
-        """The assets of the study.
-
-        Raises:
-            ValueError: if another study has its name.
-        """
-        _refuse_clash(context)
+        """The assets of the study."""
         studies = [component.config for component in context.component_tree.get_all_components(Study)]
         named = [study for study in studies if study.name == self.config.language_model_study]
         return synthetic_definitions(self.config, named[0] if named else None)
-
-
-def _refuse_clash(context: ComponentLoadContext) -> None:
-    studies = [component.config.name for component in context.component_tree.get_all_components(Study)]
-    synthetic = [component.config.name for component in context.component_tree.get_all_components(SyntheticStudy)]
-    refuse_equal_names(studies + synthetic)
-
-
-def refuse_equal_names(names: Sequence[str]) -> None:
-    """Refuse studies, on language models or synthetic, whose assets would have the same keys.
-
-    Raises:
-        ValueError: naming them.
-    """
-    # Dagster itself makes no difference between - and _ in a key.
-    counts = Counter(name.replace("-", "_") for name in names)
-    twice = sorted({name for name in names if counts[name.replace("-", "_")] > 1})
-    if twice:
-        raise ValueError(
-            f"studies must have names of their own, also synthetic ones, and - is the same as _: {', '.join(twice)} "
-            "given more than once; rename one (`name:` in its defs.yaml)"
-        )
 
 
 def model_of(study: StudyConfig, models: list[ModelConfig]) -> ModelConfig:
@@ -145,34 +119,45 @@ def model_of(study: StudyConfig, models: list[ModelConfig]) -> ModelConfig:
     )
 
 
-def model_definitions(config: ModelConfig) -> dg.Definitions:
-    """Assets of a model file."""
+def model_definitions(config: ModelConfig, studies: Sequence[StudyConfig] = ()) -> dg.Definitions:
+    """Assets of a model file.
+
+    Args:
+        studies: all of the project; those that read the model decide whether it is looked at by itself.
+    """
+    readers = {
+        hook: [study for study in studies if (study.model, study.hook) == (config.name, hook)] for hook in config.hooks
+    }
+    automated = any(study.automation != "manual" for readers_of in readers.values() for study in readers_of)
     observe = dg.define_asset_job(
         observe_job_name(config.name),
-        selection=dg.AssetSelection.assets(model_key(config.name)),
-        description=f"Look at {config.name} for new weights.",
+        selection=dg.AssetSelection.assets(*sources(config)),
+        description=f"Look at {config.name} for new weights, and for another text.",
     )
+    activations = [activations_asset(config, hook, readers[hook]) for hook in config.hooks]
+    status = dg.DefaultScheduleStatus.RUNNING if automated else dg.DefaultScheduleStatus.STOPPED
     return dg.Definitions(
-        assets=[model_asset(config), *(activations_asset(config, hook) for hook in config.hooks)],
+        assets=[model_asset(config, automated), corpus_asset(config, automated), *activations],
+        asset_checks=in_store_checks(activations),
         jobs=[observe],
-        # Off until it is switched on in the UI: a laptop need not look every hour.
-        schedules=[dg.ScheduleDefinition(job=observe, cron_schedule=config.observe_cron)],
+        # Where nothing is made by itself it is off until it is switched on: a laptop need not look every hour.
+        schedules=[dg.ScheduleDefinition(job=observe, cron_schedule=config.observe_cron, default_status=status)],
     )
 
 
 def study_definitions(study: StudyConfig, model: ModelConfig) -> dg.Definitions:
     """Assets of a study file."""
-    return dg.Definitions(
-        assets=[
-            sae_asset(study, model),
-            consistency_asset(study),
-            contexts_asset(study, model),
-            explanations_asset(study, model),
-            scores_asset(study, model),
-            similarity_asset(study),
-            report_asset(study, model),
-        ]
-    )
+    assets = [
+        sae_asset(study, model),
+        consistency_asset(study),
+        contexts_asset(study, model),
+        explanations_asset(study, model),
+        scores_asset(study, model),
+        similarity_asset(study),
+        model_versions_asset(study),
+        report_asset(study, model),
+    ]
+    return dg.Definitions(assets=assets, asset_checks=in_store_checks(assets))
 
 
 def synthetic_definitions(study: SyntheticStudyConfig, language_model: StudyConfig | None) -> dg.Definitions:
@@ -182,4 +167,5 @@ def synthetic_definitions(study: SyntheticStudyConfig, language_model: StudyConf
         language_model: the study whose results stand in the reproduction too, where there is one.
     """
     experiments = [experiment_asset(study, experiment) for experiment in study.experiments]
-    return dg.Definitions(assets=[*experiments, reproduction_asset(study, language_model)])
+    assets = [*experiments, reproduction_asset(study, language_model)]
+    return dg.Definitions(assets=assets, asset_checks=in_store_checks(assets))

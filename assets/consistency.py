@@ -2,15 +2,16 @@
 
 import dagster as dg
 
-from assets.checks import check_specs, consistency_checks
+from assets.checks import check_specs, consistency_blocking, consistency_checks, earlier_agreement
+from assets.code_versions import consistency_version, versioned
+from assets.descriptions import consistency_text
 from assets.keys import StudyKeys, activations_key
 from assets.options import Pool, study_options
 from assets.partitions import all_seeds_of_variant, run_key, study_partitions
 from assets.pictures import consistency_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
-from sae_core.chain import CODE_VERSION, make_consistency
+from sae_core.chain import make_consistency
 from sae_core.config import StudyConfig
-from sae_core.store import digest_json
 
 
 def consistency_asset(study: StudyConfig) -> dg.AssetsDefinition:
@@ -21,11 +22,11 @@ def consistency_asset(study: StudyConfig) -> dg.AssetsDefinition:
         key=keys.consistency,
         deps=[all_seeds_of_variant(keys.sae), source],
         partitions_def=study_partitions(study).variants,
-        code_version=f"{CODE_VERSION['consistency']}.{digest_json(study.consistency.model_dump(mode='json'))[:8]}",
+        **versioned(consistency_version(study)),
         kinds={"scipy"},
         **study_options(study, Pool.MEASURING),
-        description="PW-MCC (Song et al. 2025): mean cosine under the best one-to-one matching, over pairs of seeds.",
-        check_specs=check_specs(keys.consistency, consistency_checks),
+        description=consistency_text(study),
+        check_specs=check_specs(keys.consistency, consistency_checks, consistency_blocking(study)),
     )
     def consistency(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         opened, variant = store.open(), context.partition_key
@@ -35,10 +36,11 @@ def consistency_asset(study: StudyConfig) -> dg.AssetsDefinition:
         }
         activations, progress = upstream(context, opened, source)["activations"], progress_of(context, variant)
         made = make_consistency(opened, runs, activations, study.consistency, progress)
+        earlier = earlier_agreement(context, keys.consistency, variant, made)
         return record(
             {"consistency": made},
             metadata=consistency_metadata(made),
-            check_results=consistency_checks(keys.consistency, made, study.checks),
+            check_results=consistency_checks(keys.consistency, made, study, earlier),
         )
 
     return consistency

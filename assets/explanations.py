@@ -3,14 +3,15 @@
 import dagster as dg
 
 from assets.checks import check_specs, explanation_checks
+from assets.code_versions import explanations_version, versioned
+from assets.descriptions import explanations_text
 from assets.keys import StudyKeys, activations_key
 from assets.options import Pool, study_options
 from assets.partitions import run_key, split_run_key, study_partitions, variant_of_run
 from assets.pictures import explanation_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
 from sae_core.config import ModelConfig, StudyConfig
-from sae_core.explanation_chain import EXPLANATION_CODE_VERSION, make_explanations
-from sae_core.store import digest_json
+from sae_core.explanation_chain import make_explanations
 
 
 def explanations_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
@@ -21,17 +22,16 @@ def explanations_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefin
     keys, source = StudyKeys(study.name), activations_key(study.model, study.hook)
     explainers = study.explanations.explainers
     sampled = any(explainer.n_pairs is not None for explainer in explainers)
-    settings = digest_json(study.explanations.model_dump(mode="json"))[:8]
 
     @dg.asset(
         key=keys.explanations,
         deps=[keys.contexts, source, *([variant_of_run(keys.consistency)] if sampled else [])],
         partitions_def=study_partitions(study).runs,
-        code_version=f"{EXPLANATION_CODE_VERSION['explanations']}.{settings}",
+        **versioned(explanations_version(study)),
         kinds={explainer.kind for explainer in explainers},
         **study_options(study, Pool.LANGUAGE_MODEL),
-        description="From held-out contexts; each half of the corpus explains for itself.",
-        check_specs=check_specs(keys.explanations, explanation_checks),
+        description=explanations_text(study),
+        check_specs=check_specs(keys.explanations, explanation_checks, study.checks.blocking),
     )
     def explanations(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         variant, seed = split_run_key(context)

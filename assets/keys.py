@@ -26,6 +26,11 @@ def observe_job_name(model: str) -> str:
     return "observe_" + _identifier(model)
 
 
+def sensor_name(name: str) -> str:
+    """Name of the sensor that makes what belongs to a model or a synthetic study anew."""
+    return "automation_" + _identifier(name)
+
+
 def activations_key(model: str, hook: str) -> dg.AssetKey:
     """``activations/<model>/<hook>``; dots of the module path become underscores."""
     return dg.AssetKey(["activations", model, _identifier(hook)])
@@ -74,6 +79,11 @@ class StudyKeys:
     def similarity(self) -> dg.AssetKey:
         """Comparison of the explanations, by variant."""
         return self._key("explanation_similarity")
+
+    @property
+    def model_versions(self) -> dg.AssetKey:
+        """Comparison of the versions of the model, by variant."""
+        return self._key("model_versions")
 
     @property
     def report(self) -> dg.AssetKey:

@@ -1,8 +1,12 @@
-"""What all assets of a model or a study have in common: group, tags, owners, pool, retries, automation."""
+"""What all assets of a model or a study have in common: group, tags, owners, pool, automation."""
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypedDict
 
+import dagster as dg
+
+from assets.automation import automation_condition, strongest
 from assets.keys import StudyKeys, SyntheticKeys, model_group
 from sae_core.config import ModelConfig, StudyConfig
 from sae_core.synthetic_config import SyntheticStudyConfig
@@ -24,33 +28,48 @@ class Options(TypedDict):
     tags: dict[str, str]
     owners: list[str]
     pool: str
+    automation_condition: dg.AutomationCondition | None
 
 
-def model_options(config: ModelConfig) -> Options:
-    """Arguments of ``dg.asset`` for what is read from a model."""
+def model_options(config: ModelConfig, studies: Sequence[StudyConfig] = ()) -> Options:
+    """Arguments of ``dg.asset`` for what is read from a model.
+
+    Args:
+        studies: those that read it; the one that makes the most by itself decides.
+    """
+    reports = [StudyKeys(study.name).report for study in studies if study.automation != "manual"]
     return {
         "group_name": model_group(config.name),
         "tags": {"model": config.name},
         "owners": list(config.owners),
         "pool": Pool.LANGUAGE_MODEL.value,
+        "automation_condition": automation_condition(strongest([study.automation for study in studies]), reports),
     }
 
 
 def study_options(study: StudyConfig, pool: Pool) -> Options:
     """Arguments of ``dg.asset`` for a stage of a study."""
+    keys = StudyKeys(study.name)
     return {
-        "group_name": StudyKeys(study.name).group,
+        "group_name": keys.group,
         "tags": {"study": study.name},
         "owners": list(study.owners),
         "pool": pool.value,
+        "automation_condition": automation_condition(study.automation, [keys.report]),
     }
 
 
-def synthetic_options(study: SyntheticStudyConfig) -> Options:
-    """Arguments of ``dg.asset`` for an asset of a synthetic study."""
+def synthetic_options(study: SyntheticStudyConfig, optional: Sequence[dg.AssetKey] = ()) -> Options:
+    """Arguments of ``dg.asset`` for an asset of a synthetic study.
+
+    Args:
+        optional: dependencies it is made without where they are not there.
+    """
+    keys = SyntheticKeys(study.name)
     return {
-        "group_name": SyntheticKeys(study.name).group,
+        "group_name": keys.group,
         "tags": {"study": study.name},
         "owners": list(study.owners),
         "pool": Pool.TRAINING.value,
+        "automation_condition": automation_condition(study.automation, [keys.reproduction], optional),
     }

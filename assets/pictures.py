@@ -35,6 +35,22 @@ def consistency_metadata(artifact: Artifact) -> dict[str, Any]:
     return found
 
 
+def model_versions_metadata(artifact: Artifact) -> dict[str, Any]:
+    """PW-MCC across versions of the model and within them, the table of all versions, and the figure."""
+    from sae_core.report.pictures import model_versions_figure
+    from sae_core.report.reading import markdown_versions
+
+    # The picture of a single version would be a single point.
+    several = artifact.summary["n_versions"] > 1
+    picture = _picture(model_versions_figure(artifact.path), "model versions") if several else {}
+    return {
+        "versions": dg.MetadataValue.md(markdown_versions(artifact.path)),
+        "dagster/row_count": artifact.summary["n_versions"],
+        **_numbers(artifact.summary),
+        **picture,
+    }
+
+
 def context_metadata(artifact: Artifact) -> dict[str, Any]:
     """Counts, and the strongest context of a few features to read."""
     from sae_core.report.reading import markdown_contexts

@@ -2,14 +2,17 @@
 
 import dagster as dg
 
+from assets.checks import check_specs, reproduction_checks
+from assets.code_versions import reproduction_version, versioned
+from assets.descriptions import reproduction_text
 from assets.keys import StudyKeys, SyntheticKeys
 from assets.options import synthetic_options
 from assets.partitions import all_groups, all_partitions, groups_by_partition
 from assets.pictures import reproduction_metadata
 from assets.recording import StoreResource, progress_of, record, upstream, upstream_if_any
 from sae_core.config import StudyConfig
-from sae_core.store import Artifact, ArtifactStore, digest_json
-from sae_core.synthetic_chain import SYNTHETIC_CODE_VERSION, make_reproduction
+from sae_core.store import Artifact, ArtifactStore
+from sae_core.synthetic_chain import make_reproduction
 from sae_core.synthetic_config import SyntheticStudyConfig
 
 
@@ -21,17 +24,16 @@ def reproduction_asset(study: SyntheticStudyConfig, language_model: StudyConfig 
     """
     keys = SyntheticKeys(study.name)
     experiments = [all_groups(keys.experiment(experiment.name), experiment) for experiment in study.experiments]
-    optional = [all_partitions(key) for key in _result_keys(language_model)] if language_model else []
-
-    settings = digest_json(study.model_dump(mode="json", exclude={"automation", "owners"}))[:8]
+    optional = _result_keys(language_model) if language_model else ()
 
     @dg.asset(
         key=keys.reproduction,
-        deps=[*experiments, *optional],
-        code_version=f"{SYNTHETIC_CODE_VERSION['reproduction']}.{settings}",
+        deps=[*experiments, *map(all_partitions, optional)],
+        **versioned(reproduction_version(study, language_model)),
         kinds={"markdown"},
-        **synthetic_options(study),
-        description=_description(language_model),
+        **synthetic_options(study, optional),
+        description=reproduction_text(study, language_model),
+        check_specs=check_specs(keys.reproduction, reproduction_checks),
     )
     def reproduction(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         opened = store.open()
@@ -42,19 +44,10 @@ def reproduction_asset(study: SyntheticStudyConfig, language_model: StudyConfig 
         }
         found = _materialized(context, opened, language_model) if language_model else {}
         made = make_reproduction(opened, study, made_of, found, progress_of(context, "reproduction"))
-        return record({"reproduction": made}, metadata=reproduction_metadata(made))
+        checks = reproduction_checks(keys.reproduction, made)
+        return record({"reproduction": made}, metadata=reproduction_metadata(made), check_results=checks)
 
     return reproduction
-
-
-def _description(language_model: StudyConfig | None) -> str:
-    text = "What was published, what came out here, and what to make of it."
-    if language_model:
-        text += (
-            f" Results of the study {language_model.name} stand there too, as far as there are any; without them it is "
-            "made all the same, whatever the question before materializing says."
-        )
-    return text
 
 
 def _result_keys(study: StudyConfig) -> tuple[dg.AssetKey, dg.AssetKey]:

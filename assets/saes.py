@@ -5,42 +5,49 @@ from typing import Any
 import dagster as dg
 
 from assets.checks import check_specs, sae_checks
+from assets.code_versions import sae_version, versioned
+from assets.descriptions import sae_text
 from assets.keys import StudyKeys, activations_key
+from assets.launching import SaeLaunch
 from assets.options import Pool, study_options
 from assets.partitions import split_run_key, study_partitions
 from assets.recording import StoreResource, progress_of, record, upstream
-from sae_core.chain import CODE_VERSION, make_evaluation, make_run
+from sae_core.chain import make_evaluation, make_run
 from sae_core.config import ModelConfig, StudyConfig
-from sae_core.store import Artifact, digest_json
+from sae_core.store import Artifact
 
 
 def sae_asset(study: StudyConfig, model: ModelConfig) -> dg.AssetsDefinition:
     """``<study>/sae`` [variant x seed]: the SAE, and what it is worth on held-out tokens."""
     keys, source = StudyKeys(study.name), activations_key(study.model, study.hook)
-    decisive = {"training": study.training and study.training.decisive(), "vary": study.vary}
-    settings = digest_json(decisive | {"evaluation": study.evaluation.model_dump(mode="json")})[:8]
-    code = ".".join(CODE_VERSION[stage] for stage in ("sae", "pretrained_sae", "reference_losses", "evaluation"))
 
     @dg.asset(
         key=keys.sae,
         deps=[source],
         partitions_def=study_partitions(study).runs,
-        code_version=f"{code}.{settings}",
+        **versioned(sae_version(study, model)),
         kinds={"pytorch"},
         **study_options(study, Pool.TRAINING),
-        description=f"SAEs of study {study.name}: {len(study.variants)} variants, {len(study.seeds)} seeds.",
-        check_specs=check_specs(keys.sae, sae_checks),
+        description=sae_text(study),
+        check_specs=check_specs(keys.sae, sae_checks, study.checks.blocking),
     )
-    def sae(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
+    def sae(context: dg.AssetExecutionContext, config: SaeLaunch, store: StoreResource) -> dg.MaterializeResult:
         key, seed = split_run_key(context)
         opened, progress = store.open(), progress_of(context, f"{key}, seed {seed}")
         made_of = upstream(context, opened, source)
-        trained = make_run(opened, made_of["activations"], study, key, seed, progress)
+        trained = make_run(opened, made_of["activations"], config.apply(study), key, seed, progress)
         evaluation = make_evaluation(opened, trained, made_of, model, study.evaluation, progress)
         return record(
             {"sae": trained, "evaluation": evaluation},
             metadata=_metadata(trained, evaluation),
-            check_results=sae_checks(keys.sae, trained, evaluation, study.variant(key), study.checks),
+            check_results=sae_checks(
+                keys.sae,
+                trained,
+                evaluation,
+                made_of["activations"].summary["d_in"],
+                study.variant(key),
+                study.checks,
+            ),
         )
 
     return sae

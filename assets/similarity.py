@@ -5,6 +5,8 @@ from collections.abc import Mapping
 import dagster as dg
 
 from assets.checks import check_specs, similarity_checks
+from assets.code_versions import similarity_version, versioned
+from assets.descriptions import similarity_text
 from assets.keys import StudyKeys
 from assets.options import Pool, study_options
 from assets.partitions import all_seeds_of_variant, run_key, study_partitions
@@ -12,26 +14,23 @@ from assets.pictures import similarity_metadata
 from assets.recording import StoreResource, progress_of, record, upstream
 from sae_core.config import StudyConfig
 from sae_core.explainer_labels import explainer_labels
-from sae_core.explanation_chain import EXPLANATION_CODE_VERSION, make_similarity
-from sae_core.store import Artifact, digest_json
+from sae_core.explanation_chain import make_similarity
+from sae_core.store import Artifact
 
 
 def similarity_asset(study: StudyConfig) -> dg.AssetsDefinition:
     """``<study>/explanation_similarity`` [variant]: explanations of matched features against decoys."""
     keys = StudyKeys(study.name)
-    decisive = [study.similarity, study.embedder, study.explanations]
-    settings = digest_json([config.model_dump(mode="json") for config in decisive])[:8]
 
     @dg.asset(
         key=keys.similarity,
         deps=[keys.consistency, all_seeds_of_variant(keys.contexts), all_seeds_of_variant(keys.explanations)],
         partitions_def=study_partitions(study).variants,
-        code_version=f"{EXPLANATION_CODE_VERSION['explanation_similarity']}.{settings}",
+        **versioned(similarity_version(study)),
         kinds={"pytorch", "scipy"},
         **study_options(study, Pool.MEASURING),
-        description="Whether matched features mean the same: rank correlation of their cosine with the similarity of "
-        "their explanations, frequency held constant.",
-        check_specs=check_specs(keys.similarity, similarity_checks),
+        description=similarity_text(study),
+        check_specs=check_specs(keys.similarity, similarity_checks, study.checks.blocking),
     )
     def explanation_similarity(context: dg.AssetExecutionContext, store: StoreResource) -> dg.MaterializeResult:
         opened, variant = store.open(), context.partition_key

@@ -9,7 +9,7 @@ import dagster as dg
 from assets.keys import StudyKeys, SyntheticKeys, activations_key, observe_job_name
 from assets.partitions import groups_by_partition, run_key
 from assets.verdicts import read_verdicts, terminal_verdicts
-from pipelines.project import ProjectFiles
+from pipelines.loading import ProjectFiles
 from sae_core.config import ModelConfig, StudyConfig
 from sae_core.preflight import preflight_study
 from sae_core.store import ArtifactStore
@@ -49,11 +49,14 @@ def chain_of(files: ProjectFiles, name: str) -> Chain:
 
     Raises:
         KeyError: if there is none; the message lists those there are.
+        ValueError: if its file, or that of its model, is broken; the message is that of the file.
     """
     if name in files.studies:
         return study_chain(*files.studies[name])
     if name in files.synthetic:
         return synthetic_chain(files.synthetic[name])
+    if broken := [str(file) for file in files.broken if file.is_called(name)]:
+        raise ValueError("\n".join(broken))
     raise KeyError(
         f"there is no study {name!r}; pipelines/defs/studies defines {_listed(files.studies)}; "
         f"pipelines/defs/synthetic defines {_listed(files.synthetic)}"
@@ -72,6 +75,7 @@ def study_chain(study: StudyConfig, model: ModelConfig) -> Chain:
             Step(f"activations of {model.name} at {study.hook}", activations_key(model.name, study.hook)),
             *(Step(f"SAE {variant}, seed {seed}", keys.sae, run_key(variant, seed)) for variant, seed in runs),
             *(Step(f"consistency of {variant}", keys.consistency, variant) for variant in variants),
+            *(Step(f"model versions of {variant}", keys.model_versions, variant) for variant in variants),
             *(
                 Step(f"{title} of {variant}, seed {seed}", key, run_key(variant, seed))
                 for title, key in of_runs

@@ -20,7 +20,7 @@ def main() -> None:
 
 @main.command("list")
 def list_studies() -> None:
-    """The studies that the YAML files under pipelines/defs define."""
+    """The studies that the YAML files under pipelines/defs define; the broken files and what is wrong with them."""
     from pipelines.project import project_files
 
     files = project_files()
@@ -30,6 +30,10 @@ def list_studies() -> None:
     for name, synthetic in sorted(files.synthetic.items()):
         experiments = ", ".join(experiment.name for experiment in synthetic.experiments)
         click.echo(f"{name}: synthetic; {experiments}; {len(synthetic.seeds)} seeds")
+    for file in files.broken:
+        click.echo(f"\n{file}", err=True)
+    if files.broken:
+        raise click.ClickException(f"{len(files.broken)} broken; the others can be run")
 
 
 @main.command(
@@ -56,7 +60,8 @@ def run(study: str, docs: Path | None) -> None:
     """
     from transformers.utils.logging import disable_progress_bar
 
-    from pipelines.runner import StudyFailed, run_study
+    from pipelines.runner import StudyFailed
+    from pipelines.shell import run_study
 
     disable_progress_bar()  # of loading weights; the chain has its own
     try:
@@ -71,6 +76,21 @@ def run(study: str, docs: Path | None) -> None:
     if docs is not None:
         click.echo(f"Copied: {docs / outcome.page.name}")
     click.echo("UI:     make ui, then open http://127.0.0.1:3000")
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=3000, show_default=True)
+def ui(host: str, port: int) -> None:
+    """The Dagster UI and its daemon, on the same store and history; once for each DAGSTER_HOME."""
+    from pipelines.serving import AlreadyRuns, serve
+
+    # Its runs write to their logs, not to a terminal.
+    del os.environ["SAE_CONCORD_TERMINAL"]
+    try:
+        serve(host, port)
+    except (AlreadyRuns, OSError) as error:
+        raise click.ClickException(str(error)) from error
 
 
 @main.command(
@@ -244,6 +264,67 @@ def gc(delete: bool, days: float) -> None:
             click.echo("removed")
         elif garbage.artifacts or garbage.staging:
             click.echo("nothing was touched; concord gc --delete removes it")
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  concord reproduce quickstart/consistency@topk-d1024-k16
+  concord reproduce sae/0c2c1586 --into /tmp/again
+  concord reproduce quickstart/report --all
+"""
+)
+@click.argument("artifact")
+@click.option(
+    "--into",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Keep what is made in this folder; by default it is made beside the store and removed.",
+)
+@click.option("--all", "everything", is_flag=True, help="Make everything upstream again too, from model and text on.")
+def reproduce(artifact: str, into: Path | None, everything: bool) -> None:
+    """Make ARTIFACT again by the recipe of its manifest, and compare the contents. Nothing in the store is changed.
+
+    Refused where the model, the text or anything else that it was made from is not what it was. Ends with 0 only if
+    every content is the same, byte for byte.
+    """
+    from pipelines.reproducing import reproduce_artifact
+    from sae_core.terminal_progress import TerminalProgress
+
+    with _told():
+        found = reproduce_artifact(artifact, into, everything, TerminalProgress("reproducing"), click.echo)
+    for each in found.remade:
+        click.echo(str(each))
+    if not found.same:
+        wrong = sum(not each.same for each in found.remade)
+        raise click.ClickException(f"{wrong} of {len(found.remade)} came out different")
+    click.echo(f"{len(found.remade)} made again, all the same")
+
+
+@main.command(
+    epilog="""\b
+Examples:
+  concord status
+  concord status quickstart --all
+  concord status --exit-code
+"""
+)
+@click.argument("study", required=False)
+@click.option("--all", "everything", is_flag=True, help="Also the partitions that are up to date.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--exit-code", is_flag=True, help="End with 1 if anything is out of date.")
+def status(study: str | None, everything: bool, as_json: bool, exit_code: bool) -> None:
+    """What is out of date in STUDY, or in all of them, and why; what would be made by itself.
+
+    missing: never made. stale: made from what has changed since. behind: made from what is there, but something
+    upstream is missing or stale. gone: the store does not have what was made.
+    """
+    from pipelines.status import read_status, status_json, status_lines
+
+    with _told():
+        found = read_status(study)
+    click.echo(status_json(found) if as_json else "\n".join(status_lines(found, everything)))
+    if exit_code and not all(each.is_up_to_date for each in found):
+        raise click.exceptions.Exit(1)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from click.testing import CliRunner
 from assets.components import synthetic_definitions
 from assets.recording import StoreResource
 from pipelines.cli import main
-from pipelines.project import ProjectFiles
+from pipelines.loading import ProjectFiles
 from sae_core.synthetic_config import SyntheticStudyConfig
 
 
@@ -78,7 +78,7 @@ def tiny(monkeypatch, tmp_path):
         resources={"store": StoreResource(root=str(tmp_path / "store"))}, executor=dg.in_process_executor
     )
     definitions = dg.Definitions.merge(synthetic_definitions(study, None), shared)
-    monkeypatch.setattr("pipelines.runner.project_files", lambda: ProjectFiles({}, {"tiny": study}))
+    monkeypatch.setattr("pipelines.shell.project_files", lambda: ProjectFiles({}, {"tiny": study}))
     monkeypatch.setattr("pipelines.definitions.defs", lambda: definitions)
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from dagster.components.testing import create_defs_folder_sandbox
 
-from assets.components import model_definitions, refuse_equal_names, study_definitions, synthetic_definitions
+from assets.components import model_definitions, study_definitions, synthetic_definitions
 from assets.keys import StudyKeys, SyntheticKeys
 from assets.recording import StoreResource
 from pipelines.chains import synthetic_chain
@@ -287,17 +287,6 @@ def test_a_synthetic_study_in_yaml_becomes_assets():
 )
 def test_a_wrong_file_is_refused_with_file_field_and_reason(changes, reason):
     assert re.search(reason, refusal({"tiny": ("SyntheticStudy", attributes(**changes))}))
-
-
-def test_two_studies_of_one_name_are_refused():
-    clash = (
-        "studies must have names of their own, also synthetic ones, and - is the same as _: tiny given more than once"
-    )
-    assert clash in refusal({"one": ("SyntheticStudy", attributes()), "two": ("SyntheticStudy", attributes())})
-    models = small_study.study_config([0, 1]).model_dump(mode="json", exclude_unset=True)
-    assert clash in refusal({"one": ("SyntheticStudy", attributes()), "two": ("Study", models | {"name": "tiny"})})
-    with pytest.raises(ValueError, match=r"a-b, a_b given more than once; rename one \(`name:` in its defs.yaml\)"):
-        refuse_equal_names(["a-b", "c", "a_b"])
 
 
 def test_the_project_has_the_experiments_of_the_paper():
