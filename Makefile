@@ -14,7 +14,7 @@ export DAGSTER_HOME ?= $(CURDIR)/.concord/dagster
 export OMP_WAIT_POLICY ?= passive
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help quickstart smoke test test-all check format ui clean
+.PHONY: help quickstart smoke test test-all test-live trial check format ui clean
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
@@ -27,8 +27,14 @@ smoke: .venv/.installed  ## the study `smoke`: the embedded model and text, cut 
 test: .venv/.installed-dev  ## the test suite, without what is marked slow
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-test-all: .venv/.installed-dev  ## every test
-	$(BIN)/python -m pytest -m "slow or not slow"
+test-all: .venv/.installed-dev  ## every test but those of test-live
+	$(BIN)/python -m pytest -m "not live"
+
+test-live: .venv/.installed-dev  ## real servers: Dagster with SQLite and PostgreSQL, Chromium (minutes; skips what is not there)
+	$(BIN)/python -m pytest -n 0 -m live tests/live --ignore tests/live/test_trial.py
+
+trial: .venv/.installed-dev  ## the trial of automation against a real daemon (half an hour); writes docs/live_trial.md
+	TRIAL_DOCS=docs $(BIN)/python -m pytest -n 0 -m live -s tests/live/test_trial.py
 
 check: .venv/.installed-dev $(DAGSTER_HOME)/dagster.yaml  ## lint, format, types, import contracts, YAML files
 	$(BIN)/ruff check .
@@ -36,13 +42,14 @@ check: .venv/.installed-dev $(DAGSTER_HOME)/dagster.yaml  ## lint, format, types
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/dagster definitions validate -w workspace.yaml --log-level warning
+	$(BIN)/concord list
 
 format: .venv/.installed-dev  ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-ui: .venv/.installed $(DAGSTER_HOME)/dagster.yaml  ## the Dagster UI on the same store and history
-	$(BIN)/dagster dev -w workspace.yaml --host $(HOST) --port $(PORT)
+ui: .venv/.installed  ## the Dagster UI on the same store and history
+	$(BIN)/concord ui --host $(HOST) --port $(PORT)
 
 clean:  ## remove the environment; the store in .concord stays
 	rm -rf .venv
@@ -64,5 +71,5 @@ $(DAGSTER_HOME)/dagster.yaml: pipelines/dagster.yaml
 	@touch $@
 
 .venv/.installed-dev: .venv/.installed
-	$(PIP) --editable ".[ui,embedded,dev]"
+	$(PIP) --editable ".[ui,embedded,dev,postgres]"
 	@touch $@
