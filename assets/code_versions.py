@@ -60,6 +60,7 @@ def activations_version(model: ModelConfig, hook: str) -> str:
             "hook": hook,
             "model_dtype": model.dtype,
             "corpus": settings_of(model.corpus, source=True, credit=True),
+            "selection": model.corpus.selection,
             "activations": settings_of(model.activations),
         },
     )

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+import dagster as dg
 import yaml
 
 from pipelines.project import ROOT, dagster_home
@@ -28,6 +29,8 @@ def serve(host: str, port: int) -> NoReturn:
     """
     home = dagster_home()
     hold(home)
+    with dg.DagsterInstance.get():
+        pass  # webserver and daemon would make the database of a new home at the same moment, and trip over each other
     if missing := missing_settings(home):
         print(
             f"{home / 'dagster.yaml'} is from an earlier version and lacks {', '.join(missing)}: copy "

@@ -65,6 +65,7 @@ def make_contexts(store: ArtifactStore, config: ModelConfig, progress: Progress 
     inputs = {
         "model": digest,
         "corpus": corpus_digest(config.corpus.source),
+        "selection": config.corpus.selection,
         "config": settings_of(config.corpus, source=True, credit=True),
     }
     return store.get_or_build(

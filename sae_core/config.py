@@ -133,6 +133,12 @@ class CorpusConfig(Config):
     """Token at position 0 and between documents, as text; None takes the tokenizer's bos token, or else eos. An
     instruct model's bos may be a chat token: name the token that stood between documents when it was trained."""
 
+    @property
+    def selection(self) -> dict[str, str]:
+        """What of the source is read, where it says so: column, subset, split."""
+        found = {name: getattr(self.source, name, None) for name in ("column", "subset", "split")}
+        return {name: value for name, value in found.items() if value is not None}
+
 
 # --- activations ------------------------------------------------------------------------------------------------
 

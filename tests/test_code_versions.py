@@ -104,6 +104,7 @@ FOR_MODEL = [
     ("device", "cpu", set()),
     ("source.path", "elsewhere", set()),  # what lies there is observed
     ("corpus.source.path", "elsewhere.txt", set()),
+    ("corpus.source.column", "body", {"activations"}),
     ("corpus.credit", "Someone, CC0", {"report"}),
     ("corpus.context_length", 64, {"activations"}),
     ("corpus.n_tokens", 1000, {"activations"}),

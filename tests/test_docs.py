@@ -24,6 +24,7 @@ def test_the_tree_in_the_readme_names_every_module_and_nothing_else():
             .split("\n```")[0]
             .split("\nassets/")[0]
             .split("\npipelines/")[0]
+            .split("\ndeploy/")[0]
             .split("\ntests/")[0]
         )
         named = set(re.findall(r"\b([a-z_0-9]+)(?:\.py\b|/)", section)) - {"templates", "defs"}

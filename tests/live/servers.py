@@ -133,10 +133,11 @@ class LiveDagster:
         command = [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments]
         return subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600)
 
-    def run_processes(self, run_id: str) -> list[psutil.Process]:
-        """The processes that execute a run."""
-        family = [process for started in self.started.values() for process in _family(started.pid)]
-        return [process for process in family if run_id in " ".join(_command_line(process))]
+    def kill_run(self, run_id: str) -> None:
+        """SIGKILL to the process that executes a run, as when the machine runs out of memory."""
+        pids = [found[1] for line in self.logs(run_id) if (found := re.search(r"process for run \(pid: (\d+)\)", line))]
+        assert pids, f"run {run_id} has no process yet"
+        os.kill(int(pids[-1]), signal.SIGKILL)
 
     def _start(self, name: str, command: Sequence[str]) -> None:
         with open(self.home / f"{name}.log", "ab") as log:
@@ -367,13 +368,6 @@ def _family(pid: int) -> list[psutil.Process]:
         parent = psutil.Process(pid)
         return [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
-        return []
-
-
-def _command_line(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
         return []
 
 

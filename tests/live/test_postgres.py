@@ -1,7 +1,5 @@
 """Runs, events and schedules in a real PostgreSQL, with the settings of ``deploy/``; SQLite is the default."""
 
-import signal
-
 import pytest
 import yaml
 
@@ -30,11 +28,11 @@ def live(database, tmp_path_factory):
     project.add_study("long", variants=[variant], training=training | {"n_steps": 20_000, "resume_minutes": 0.03})
     with project.live(**database.env, SAE_CONCORD_LOGS=str(project.root / "logs")) as running:
         running.project = project
+        assert running.wait_for_run(running.launch("activations/tiny-llama/model_layers_1")) == "SUCCESS"
         yield running
 
 
 def test_four_seeds_at_once_succeed_and_lie_in_postgresql_and_a_pool_holds_them_back(live, database):
-    assert live.wait_for_run(live.launch("activations/tiny-llama/model_layers_1")) == "SUCCESS"
     live.graphql(SET_LIMIT, {"pool": "training", "limit": 4})
     backfill = live.backfill("tiny/sae", partitions=[f"{seed}|{VARIANT}" for seed in SEEDS])
     live.wait_until(lambda: len(live.runs(dagster__backfill=backfill)) == 4, "the runs of the backfill")
@@ -73,8 +71,7 @@ def _check_tables(live, database):
 def test_a_run_whose_process_is_killed_is_found_and_started_again(live):
     killed = live.launch("long/sae", partition={"seed": "0", "variant": VARIANT})
     live.wait_until(lambda: any("of 20,000" in line for line in live.logs(killed)), "the run trains")
-    for process in live.run_processes(killed):
-        process.send_signal(signal.SIGKILL)
+    live.kill_run(killed)
     assert live.wait_for_run(killed) == "FAILURE"
     again = live.wait_until(lambda: live.runs(dagster__parent_run_id=killed), "the retry")[0]
     assert live.wait_for_run(again["runId"]) == "SUCCESS"
