@@ -45,11 +45,11 @@ class Trial:
 
     def wait_until_quiet(self) -> None:
         """All is fresh and nothing is under way, and stays so for three ticks."""
-        self.live.wait_until(self.is_quiet, "all partitions are fresh and no run is under way", 600, every_s=2)
+        self.live.wait_until(self.is_quiet, "all partitions are fresh and no run is under way", 900, every_s=2)
         end = time.monotonic() + 3 * TICK_S
         while time.monotonic() < end:
             time.sleep(1)
-        self.live.wait_until(self.is_quiet, "all partitions are fresh and no run is under way", 600, every_s=2)
+        self.live.wait_until(self.is_quiet, "all partitions are fresh and no run is under way", 900, every_s=2)
 
     def is_quiet(self) -> bool:
         """Whether there is nothing to do."""
@@ -138,7 +138,8 @@ def _walk(trial: Trial) -> None:
         "The study `alpha` is `eager`: it is made from nothing. `beta` is `when_stale` and waits for its first report",
         observe, trial.partitions["alpha"],
     )  # fmt: skip
-    live.wait_for_backfill(live.backfill("activations/model-b/model_layers_1", *{key for key, _ in of_study("beta")}))
+    everything = ["activations/model-b/model_layers_1", *dict.fromkeys(key for key, _ in of_study("beta"))]
+    live.wait_for_backfill(live.backfill(*everything), timeout_s=900)
     trial.partitions["beta"] = [activations("model-b"), *of_study("beta")]
     trial.wait_until_quiet()
     trial.made_since()
@@ -150,78 +151,67 @@ def _walk(trial: Trial) -> None:
     trial.expect("The same weights of `model-a` are written again", lambda: new_weights(0), [])
     trial.expect("New weights of `model-a`", lambda: new_weights(10), trial.partitions["alpha"])
 
-    settings: dict[str, object] = {"seeds": [0, 1, 2]}
-    trial.partitions["alpha"] = [activations("model-a"), *of_study("alpha", (0, 1, 2))]
-    trial.expect(
-        "A third seed",
-        lambda: changed(**settings),
-        [(asset, part) for asset, part in of_study("alpha", (0, 1, 2)) if part is None or part[0] not in "01"],
-    )
-    settings["variants"] = [{"architecture": "topk", "d_sae": 64, "k": k} for k in (4, 8)]
-    both = (VARIANT, "topk-d64-k8")
-    trial.partitions["alpha"] = [activations("model-a"), *of_study("alpha", (0, 1, 2), both)]
-    trial.expect(
-        "A second variant",
-        lambda: changed(**settings),
-        of_study("alpha", (0, 1, 2), both[1:]),
-    )
-    settings["explanations"] = {"min_activations": 3, "explainers": [{"kind": "lexical", "n_clauses": 4}]}
-    after = ("explanations", "explanation_scores", "explanation_similarity", "report")
-    trial.expect(
-        "Another explainer",
-        lambda: changed(**settings),
-        [each for each in of_study("alpha", (0, 1, 2), both) if each[0].split("/")[1] in after],
-    )
+    settings: dict[str, object] = {"explanations": {"min_activations": 3, "explainers": [_OTHER_EXPLAINER]}}
+    explained = ("explanations", "explanation_scores", "explanation_similarity", "report")
+    trial.expect("Another explainer", lambda: changed(**settings), _stages(of_study("alpha"), *explained))
 
     def new_code() -> None:
         project.code_version("explanation_scores", "trial")
         live.reload()
 
     trial.expect(
-        "A new version of the code that scores explanations",
+        "A new version of the code that scores explanations, with which the same scores come out: nothing below them",
         new_code,
-        [
-            each
-            for name in ("alpha", "beta")
-            for each in of_study(name, (0, 1, 2) if name == "alpha" else (0, 1), both if name == "alpha" else both[:1])
-            if each[0].split("/")[1] in ("explanation_scores", "report")
-        ],
+        _stages(of_study("alpha") + of_study("beta"), "explanation_scores"),
     )
 
-    def killed_daemon() -> None:
-        new_weights(11)
-        live.wait_until(lambda: _under_way(live), "training is under way", 120)
+    def killed(kill: Callable[[], None], seed: int) -> None:
+        new_weights(seed)
+        live.wait_until(lambda: _under_way(live), "training is under way", 300)
+        kill()
+
+    def daemon() -> None:
         live.kill_daemon()
         time.sleep(3)
         live.restart_daemon()
 
-    trial.expect(
-        "New weights, and the daemon is killed with `kill -9` while it works and started again",
-        killed_daemon, trial.partitions["alpha"],
-    )  # fmt: skip
-
-    def killed_all() -> None:
-        new_weights(12)
-        live.wait_until(lambda: _under_way(live), "training is under way", 120)
+    def all_of_it() -> None:
         for name in ("daemon", "webserver", "code"):
             live.kill(name, signal.SIGKILL)
         live.start()
 
     trial.expect(
-        "New weights, and everything is killed with `kill -9` in the middle: daemon, webserver, code server, runs",
-        killed_all, trial.partitions["alpha"],
-    )  # fmt: skip
+        "New weights, and the daemon is killed with `kill -9` while it works, and started again",
+        lambda: killed(daemon, 11),
+        trial.partitions["alpha"],
+    )
+    trial.expect(
+        "New weights, and all is killed with `kill -9` while it works: daemon, webserver, code server, runs",
+        lambda: killed(all_of_it, 12),
+        trial.partitions["alpha"],
+    )
 
-    def twice() -> None:
-        new_weights(13)
-        live.wait_until(lambda: _under_way(live), "training is under way", 120)
-        new_weights(14)
+    settings["seeds"] = [0, 1, 2]
+    trial.partitions["alpha"] = [activations("model-a"), *of_study("alpha", (0, 1, 2))]
+    of_third = [each for each in of_study("alpha", (0, 1, 2)) if each[1] is None or each[1][0] not in "01"]
+    trial.expect("A third seed", lambda: changed(**settings), of_third)
+    settings["variants"] = [{"architecture": "topk", "d_sae": 64, "k": k} for k in (4, 8)]
+    both = (VARIANT, "topk-d64-k8")
+    trial.partitions["alpha"] = [activations("model-a"), *of_study("alpha", (0, 1, 2), both)]
+    trial.expect("A second variant", lambda: changed(**settings), of_study("alpha", (0, 1, 2), both[1:]))
 
     start = time.monotonic()
-    twice()
+    killed(lambda: new_weights(14), 13)
     trial.wait_until_quiet()
     trial.log("New weights, and newer ones while they are worked on", trial.made_since(), time.monotonic() - start)
     _same_when_made_from_nothing(trial)
+
+
+_OTHER_EXPLAINER = {"kind": "lexical", "n_clauses": 1}
+
+
+def _stages(partitions: Iterable[Partition], *stages: str) -> list[Partition]:
+    return [each for each in partitions if each[0].split("/")[1] in stages]
 
 
 def _under_way(live: LiveDagster) -> bool:
