@@ -179,8 +179,11 @@ def report(walk):
     `path`.
     """
     walk.tab.open("/assets/tiny/report", "figure: report")
-    walk.tab.text("figure: report").first.scroll_into_view_if_needed()
-    walk.book.picture("report", "The report")
+    walk.book.picture("report", "The table of the report")
+    row = walk.tab.page.get_by_role("row").filter(has_text="figure: report").last
+    row.get_by_text("[Show Markdown]").click()
+    walk.tab.page.locator("img[src^='data:image/png']").first.wait_for()
+    walk.book.picture("figure", "Its figure")
 
 
 def new_weights(walk):
@@ -206,8 +209,8 @@ def new_weights(walk):
 def again(walk):
     """Once more, on the new weights
 
-    The job `everything` again: now all of it is made anew, and the old results stay in the store. The numbers of a
-    partition are plotted over its materializations.
+    The job `everything` again: now all of it is made anew, and the old results stay in the store. *Plots* shows each
+    number over the materializations, here of both variants, or over the partitions.
     """
     before = walk.live.runs()
     walk.tab.open("/locations/sae_concord/jobs/everything/playground", "Launch Run")
@@ -217,8 +220,10 @@ def again(walk):
     assert len(set(found)) == 2, found
     walk.tab.open("/assets/tiny/consistency", "Plots")
     walk.tab.press("Plots")
-    walk.tab.page.get_by_placeholder("Filter metadata keys").fill("pw_mcc")
-    walk.tab.see("pw_mcc")
+    walk.tab.press("Events")
+    plot = walk.tab.page.get_by_text("pw_mcc", exact=True).nth(1)  # the first one is in the description
+    plot.wait_for()
+    plot.evaluate("heading => heading.scrollIntoView({block: 'center'})")
     walk.book.picture("two_versions", "PW-MCC over materializations")
 
 
