@@ -1,6 +1,7 @@
 """The command line: ``concord``."""
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,8 @@ def main() -> None:
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["SAE_CONCORD_TERMINAL"] = "1"
+    # Beta parts of Dagster that are in use, each covered by a test.
+    warnings.filterwarnings("ignore", message=".*is currently in beta")
 
 
 @main.command("list")
