@@ -4,7 +4,7 @@ It is private to Dagster (``dagster._core``), as nothing public answers this for
 project imports anything private, the version of Dagster is pinned closely, and a test fails when the resolver moves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -22,6 +22,10 @@ except ImportError as error:  # pragma: no cover - only with a version of Dagste
         f"dagster {dg.__version__} has moved what says which partitions are out of date ({error}); sae-concord is made "
         "for dagster>=1.13.27,<1.14: install that (`make` does), or adapt assets/stale_statuses.py"
     ) from error
+
+
+_SHOWN = 3
+"""Partitions that are named in a cause; of more, their number."""
 
 
 class Status(StrEnum):
@@ -117,14 +121,15 @@ class Statuses:
         """The statuses of all partitions of these assets, upstream first."""
         wanted = set(keys)
         found: list[PartitionStatus] = []
-        behind: dict[tuple[dg.AssetKey, str | None], str] = {}
+        roots: dict[tuple[dg.AssetKey, str | None], tuple[str, ...]] = {}
         for key in self.graph.toposorted_asset_keys:
             if self.graph.get(key).is_external:
                 continue
             for partition in self._partitions(key):
-                one = self._status(key, partition, behind)
+                above = dict.fromkeys(root for parent in self.parents(key, partition) for root in roots.get(parent, ()))
+                one = self._status(key, partition, tuple(above))
                 if one.status is not Status.FRESH:
-                    behind[key, partition] = str(one)
+                    roots[key, partition] = tuple(above) if one.status is Status.BEHIND else (str(one),)
                 if key in wanted:
                     found.append(one)
         return found
@@ -133,9 +138,8 @@ class Statuses:
         definition = self.graph.get(key).partitions_def
         return [None] if definition is None else list(definition.get_partition_keys())
 
-    def _status(
-        self, key: dg.AssetKey, partition: str | None, behind: dict[tuple[dg.AssetKey, str | None], str]
-    ) -> PartitionStatus:
+    def _status(self, key: dg.AssetKey, partition: str | None, roots: tuple[str, ...]) -> PartitionStatus:
+        """Of one partition, given the nearest partitions above it that are missing or stale."""
         match self._resolver.get_status(key, partition):
             case StaleStatus.MISSING:
                 return PartitionStatus(key, partition, Status.MISSING, ("never materialized",))
@@ -145,9 +149,8 @@ class Statuses:
         if late := self._late_inputs(key, partition):
             causes = tuple(f"{parent.to_user_string()}: first materialized since then" for parent in late)
             return PartitionStatus(key, partition, Status.STALE, causes)
-        upstream = [behind[parent] for parent in self.parents(key, partition) if parent in behind]
-        if upstream:
-            return PartitionStatus(key, partition, Status.BEHIND, (f"waits for {', '.join(upstream)}",))
+        if roots:
+            return PartitionStatus(key, partition, Status.BEHIND, (f"waits for {some_of(roots)}",))
         return PartitionStatus(key, partition, Status.FRESH, ())
 
     def parents(self, key: dg.AssetKey, partition: str | None) -> list[tuple[dg.AssetKey, str | None]]:
@@ -185,6 +188,12 @@ def _statuses(instance: dg.DagsterInstance, graph: Any) -> Statuses:
     last = instance.event_log_storage.get_maximum_record_id()
     now = TemporalContext(effective_dt=datetime.now(UTC), last_event_id=last)
     return Statuses(AssetGraphView(temporal_context=now, instance=instance, asset_graph=graph))
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first names, and how many more there are."""
+    more = len(names) - _SHOWN
+    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def _sentence(cause: Any) -> str:
