@@ -174,6 +174,7 @@ def test_one_more_seed_makes_that_seed_and_what_depends_on_it(world):
     assert world.made() == [
         "SAE topk-d48-k4, seed 2",
         "consistency of topk-d48-k4",
+        "model versions of topk-d48-k4",
         "contexts of topk-d48-k4, seed 2",
         "explanations of topk-d48-k4, seed 2",
         "explanation scores of topk-d48-k4, seed 2",
