@@ -33,7 +33,7 @@ test-all: .venv/.installed-dev  ## every test but those of test-live
 test-live: .venv/.installed-dev  ## real servers: Dagster with SQLite and PostgreSQL, Chromium (minutes; skips what is not there)
 	$(BIN)/python -m pytest -n 0 -m live tests/live --ignore tests/live/test_trial.py
 
-trial: .venv/.installed-dev  ## the trial of automation against a real daemon (half an hour); writes docs/live_trial.md
+trial: .venv/.installed-dev  ## the trial of automation against a real daemon (an hour); writes docs/live_trial.md
 	TRIAL_DOCS=docs $(BIN)/python -m pytest -n 0 -m live -s tests/live/test_trial.py
 
 check: .venv/.installed-dev $(DAGSTER_HOME)/dagster.yaml  ## lint, format, types, import contracts, YAML files

@@ -16,7 +16,7 @@ import pytest
 from tests.live.servers import FINISHED, LiveDagster
 from tests.live.world import TinyProject
 
-pytestmark = pytest.mark.timeout(2400)
+pytestmark = pytest.mark.timeout(5400)
 
 Partition = tuple[str, str | None]
 VARIANT = "topk-d64-k4"
