@@ -11,8 +11,8 @@ from assets.processes import PROCESS_TAG, this_process
 from pipelines.chains import Chain, Step
 from pipelines.killed_runs import close_killed_runs_of
 
-# Dagster's own log lines would bury the progress; warnings and errors come through.
 _WRAPPERS = ("DagsterExecutionStepExecutionError", "DagsterExecutionLoadInputError", "RetryRequestedFromPolicy")
+# Dagster's own log lines would bury the progress; warnings and errors come through.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import dagster as dg
 
-from assets.recording import StoreResource
+from assets.recording import StoreResource, recorded_artifacts
 from sae_core.store import ArtifactStore
 from sae_core.stored_files import stored_faults
 
@@ -57,12 +57,9 @@ def _look(
         record = instance.get_latest_data_version_record(key, is_source=False, partition_key=partition)
         if record is None or record.asset_materialization is None:
             continue  # never materialized: nothing is promised
-        faults = []
-        for label, value in record.asset_materialization.metadata.items():
-            if label.startswith("artifact/"):
-                reference: Any = value.value
-                n_artifacts += 1
-                faults += stored_faults(store, reference["url"], reference["content"], hashes)
+        recorded = recorded_artifacts(record.asset_materialization)
+        n_artifacts += len(recorded)
+        faults = [fault for url, content in recorded.values() for fault in stored_faults(store, url, content, hashes)]
         if faults:
             wrong[partition or "(the asset)"] = faults
     return n_artifacts, wrong
