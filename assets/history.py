@@ -1,4 +1,4 @@
-"""What was ever materialized: the versions of a variant, from the history that Dagster keeps."""
+"""What was ever materialized, from the history that Dagster keeps: all of it, and the versions of a variant."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +13,28 @@ from sae_core.store import ArtifactStore
 if TYPE_CHECKING:  # it brings torch
     from sae_core.model_versions.versions import Version
 
-_PAGE = 1000
+_PAGE = 100
+"""Events that are read at a time: each has up to 30 kB of metadata."""
 _DATA_VERSION = "dagster/data_version"
+
+
+def materializations(
+    instance: dg.DagsterInstance, of: dg.AssetKey | dg.AssetRecordsFilter, ascending: bool = False
+) -> Iterator[tuple[dg.AssetMaterialization, dg.EventLogRecord]]:
+    """Every materialization of an asset, or of some of its partitions, with its record.
+
+    Args:
+        ascending: the oldest first, else the newest.
+    """
+    cursor = None
+    while True:
+        page = instance.fetch_materializations(of, limit=_PAGE, cursor=cursor, ascending=ascending)
+        for record in page.records:
+            if record.asset_materialization is not None:
+                yield record.asset_materialization, record
+        if not page.has_more:
+            return
+        cursor = page.cursor
 
 
 def consistency_versions(
@@ -28,31 +48,16 @@ def consistency_versions(
     from sae_core.model_versions.versions import Version
 
     found: dict[str, Version] = {}
-    for content, time, materialization in _materializations(instance, key, variant):
+    for made, record in materializations(instance, dg.AssetRecordsFilter(key, asset_partitions=[variant]), True):
+        content, time = (made.tags or {}).get(_DATA_VERSION), datetime.fromtimestamp(record.timestamp, UTC)
+        if content is None:
+            continue  # reported by hand: it has no content of ours
         known = found.get(content)
         artifact = None if known is None else known.consistency
         if artifact is None:
-            artifact = artifacts_of(store, materialization, missing_ok=True).get("consistency")
+            artifact = artifacts_of(store, made, missing_ok=True).get("consistency")
         if known is None:
             found[content] = Version(content, time, time, artifact)
         else:
             found[content] = replace(known, last=time, consistency=artifact)
     return list(found.values())
-
-
-def _materializations(
-    instance: dg.DagsterInstance, key: dg.AssetKey, partition: str
-) -> Iterator[tuple[str, datetime, dg.AssetMaterialization]]:
-    """Content, time and event of every materialization of a partition, the oldest first."""
-    wanted = dg.AssetRecordsFilter(key, asset_partitions=[partition])
-    cursor = None
-    while True:
-        page = instance.fetch_materializations(wanted, limit=_PAGE, cursor=cursor, ascending=True)
-        for event in page.records:
-            made = event.asset_materialization
-            # What was reported by hand has no content of ours.
-            if made is not None and made.tags and _DATA_VERSION in made.tags:
-                yield made.tags[_DATA_VERSION], datetime.fromtimestamp(event.timestamp, UTC), made
-        if not page.has_more:
-            return
-        cursor = page.cursor

@@ -194,7 +194,7 @@ def verify(artifact: str) -> None:
     with _told():
         store = open_store()
         found = trace(store, find_artifact(store, artifact))
-        wrong = verify_chain(store, found, TerminalProgress("verifying"))
+        wrong = verify_chain(found, TerminalProgress("verifying"))
     for line in wrong:
         click.echo(line)
     if wrong:

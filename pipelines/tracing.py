@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from assets.history import materializations
 from assets.recording import artifacts_of, default_store_root
 from pipelines.project import dagster_home
 from sae_core.store import MANIFEST, Artifact, ArtifactStore, StoreError
@@ -43,15 +44,8 @@ def materialized_artifacts(store: ArtifactStore) -> Iterator[Artifact]:
     """Every artifact that Dagster's history refers to and the store still has, those of former versions too."""
     with _instance() as instance:
         for key in instance.all_asset_keys():
-            cursor = None
-            while True:
-                page = instance.fetch_materializations(key, limit=1000, cursor=cursor)
-                for record in page.records:
-                    if record.asset_materialization is not None:
-                        yield from artifacts_of(store, record.asset_materialization, missing_ok=True).values()
-                if not page.has_more:
-                    break
-                cursor = page.cursor
+            for made, _record in materializations(instance, key):
+                yield from artifacts_of(store, made, missing_ok=True).values()
 
 
 def _instance() -> dg.DagsterInstance:

@@ -382,16 +382,6 @@ class ArtifactStore:
             path.rmdir() if path.is_dir() else path.unlink()
         shutil.rmtree(self._copy(artifact.manifest.kind, artifact.manifest.fingerprint), ignore_errors=True)
 
-    def verify(self, artifact: Artifact) -> list[str]:
-        """Hash every file again. Returns what is wrong, a line each; nothing when all is well."""
-        found = _list_files(artifact.path)
-        wrong = [f"{name}: missing" for name in artifact.manifest.files if name not in found]
-        wrong += [f"{name}: not in the manifest" for name in found if name not in artifact.manifest.files]
-        for name, entry in artifact.manifest.files.items():
-            if name in found and found[name].sha256 != entry.sha256:
-                wrong.append(f"{name}: sha256 {found[name].sha256[:12]}, expected {entry.sha256[:12]}")
-        return wrong
-
     def _commit(self, staging: Path, kind: str, fingerprint: str, manifest: Manifest) -> None:
         final = self.root / kind / fingerprint
         text = manifest.model_dump_json(indent=1)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from sae_core.store import MANIFEST, ArtifactStore, Manifest
+from sae_core.store import MANIFEST, Artifact, ArtifactStore, Manifest
 
 
 def stored_faults(store: ArtifactStore, url: str, content: str, hashes: bool = False) -> list[str]:
@@ -29,6 +29,18 @@ def stored_faults(store: ArtifactStore, url: str, content: str, hashes: bool = F
     if manifest.content != content:
         return [f"{folder}: content {manifest.content[:12]}, expected {content[:12]}; it was made again since"]
     return [f"{folder}: {fault}" for fault in changed_files(folder, manifest, hashes)]
+
+
+def verify(artifact: Artifact) -> list[str]:
+    """Hash every file of an artifact again, where it lies: of a remote store not the copy that is worked with.
+
+    Returns:
+        What is wrong, a line each; nothing when all is well.
+    """
+    folder = UPath(artifact.url)
+    there = (path.path.removeprefix(folder.path).lstrip("/") for path in folder.rglob("*") if path.is_file())
+    added = sorted(name for name in there if name != MANIFEST and name not in artifact.manifest.files)
+    return changed_files(folder, artifact.manifest, hashes=True) + [f"{name} is not in the manifest" for name in added]
 
 
 def changed_files(folder: Path | UPath, manifest: Manifest, hashes: bool = False) -> list[str]:

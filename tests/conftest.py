@@ -1,5 +1,6 @@
 """Shared by all tests: one thread for tiny tensors, shapes checked, no network."""
 
+import logging
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -42,3 +43,20 @@ def store(tmp_path):
     from sae_core.store import ArtifactStore
 
     return ArtifactStore(tmp_path / "store")
+
+
+@pytest.fixture
+def instance():
+    """A Dagster instance in memory."""
+    import dagster as dg
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+@pytest.fixture
+def quiet_dagster():
+    """Without its log lines, for tests in which many runs fail on purpose."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)

@@ -1,7 +1,5 @@
 """Which partitions the daemon would launch, tick by tick: exactly what is out of date, once, in order, and no more."""
 
-import logging
-
 import dagster as dg
 import pytest
 
@@ -11,23 +9,7 @@ from pipelines.automation import automation_definitions
 from sae_core import chain
 from tests.automation_world import K2, World, flat, made, model_config, study_config, synthetic_study, write_weights
 
-
-@pytest.fixture(autouse=True)
-def quiet():
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
-
-
-@pytest.fixture
-def instance():
-    with dg.DagsterInstance.ephemeral() as instance:
-        yield instance
-
-
-@pytest.fixture
-def files(tmp_path):
-    return tmp_path
+pytestmark = pytest.mark.usefixtures("quiet_dagster")
 
 
 def after_saes(study="s", variant=K2, seeds=(0, 1), new=(0, 1)):
@@ -43,10 +25,10 @@ def after_saes(study="s", variant=K2, seeds=(0, 1), new=(0, 1)):
 
 @pytest.mark.parametrize("real_runs", [True, False])
 def test_new_weights_make_one_extraction_then_its_saes_then_what_compares_them_then_the_report(
-    instance, files, real_runs
+    instance, tmp_path, real_runs
 ):
-    world = made(instance, files, real_runs)
-    write_weights(files, "second")
+    world = made(instance, tmp_path, real_runs)
+    write_weights(tmp_path, "second")
     assert world.tick() == []  # nobody looked yet
     world.observe()
     assert world.settle() == [
@@ -57,9 +39,9 @@ def test_new_weights_make_one_extraction_then_its_saes_then_what_compares_them_t
     ]
 
 
-def test_a_comparison_of_seeds_waits_for_all_of_them(instance, files):
-    world = made(instance, files)
-    write_weights(files, "second")
+def test_a_comparison_of_seeds_waits_for_all_of_them(instance, tmp_path):
+    world = made(instance, tmp_path)
+    write_weights(tmp_path, "second")
     world.observe()
     world.run(*world.tick())
     world.tick()
@@ -69,14 +51,14 @@ def test_a_comparison_of_seeds_waits_for_all_of_them(instance, files):
     assert f"s/consistency [{K2}]" in world.tick()
 
 
-def test_new_weights_of_one_model_make_nothing_of_another(instance, files):
+def test_new_weights_of_one_model_make_nothing_of_another(instance, tmp_path):
     studies = [study_config(), study_config(name="t", model="n")]
-    world = World(instance, [model_config(files), model_config(files, name="n")], studies)
+    world = World(instance, [model_config(tmp_path), model_config(tmp_path, name="n")], studies)
     world.observe("m")
     world.observe("n")
     world.make_all()
     assert world.tick() == []
-    write_weights(files, "second", "n")
+    write_weights(tmp_path, "second", "n")
     world.observe("m")
     world.observe("n")
     requested = flat(world.settle())
@@ -85,40 +67,40 @@ def test_new_weights_of_one_model_make_nothing_of_another(instance, files):
     assert len(requested) == len(set(requested))
 
 
-def test_identical_bytes_make_nothing(instance, files):
-    world = made(instance, files)
-    write_weights(files, "first")
+def test_identical_bytes_make_nothing(instance, tmp_path):
+    world = made(instance, tmp_path)
+    write_weights(tmp_path, "first")
     world.observe()
     assert world.tick() == []
     world.run("activations/m/h_1", f"s/sae [0|{K2}]")  # by hand, with the same content
     assert world.tick() == []
 
 
-def test_new_weights_and_back_make_nothing_when_nobody_looked_in_between(instance, files):
-    world = made(instance, files)
-    write_weights(files, "second")
+def test_new_weights_and_back_make_nothing_when_nobody_looked_in_between(instance, tmp_path):
+    world = made(instance, tmp_path)
+    write_weights(tmp_path, "second")
     world.observe()
-    write_weights(files, "first")
+    write_weights(tmp_path, "first")
     world.observe()
     assert world.tick() == []
 
 
-def test_another_text_makes_everything_anew(instance, files):
-    world = made(instance, files)
-    (files / "m.jsonl").write_text('{"text": "other words"}')
+def test_another_text_makes_everything_anew(instance, tmp_path):
+    world = made(instance, tmp_path)
+    (tmp_path / "m.jsonl").write_text('{"text": "other words"}')
     world.observe()
     assert world.tick() == ["activations/m/h_1"]
 
 
-def test_one_more_seed_makes_that_seed_and_what_compares_the_seeds(instance, files):
-    world = made(instance, files)
-    world.load([model_config(files)], [study_config(seeds=[0, 1, 2])])
+def test_one_more_seed_makes_that_seed_and_what_compares_the_seeds(instance, tmp_path):
+    world = made(instance, tmp_path)
+    world.load([model_config(tmp_path)], [study_config(seeds=[0, 1, 2])])
     assert world.settle() == [[f"s/sae [2|{K2}]"], *after_saes(new=(2,)), ["s/report"]]
 
 
-def test_a_removed_seed_makes_the_comparisons_and_the_report_anew_and_trains_nothing(instance, files):
-    world = made(instance, files, seeds=[0, 1, 2])
-    world.load([model_config(files)], [study_config()])
+def test_a_removed_seed_makes_the_comparisons_and_the_report_anew_and_trains_nothing(instance, tmp_path):
+    world = made(instance, tmp_path, seeds=[0, 1, 2])
+    world.load([model_config(tmp_path)], [study_config()])
     requests = world.settle()
     assert [each for each in flat(requests) if "model_versions" not in each] == [
         f"s/consistency [{K2}]",
@@ -127,18 +109,18 @@ def test_a_removed_seed_makes_the_comparisons_and_the_report_anew_and_trains_not
     ]
 
 
-def test_one_more_variant_makes_that_variant_and_the_report(instance, files):
-    world = made(instance, files)
+def test_one_more_variant_makes_that_variant_and_the_report(instance, tmp_path):
+    world = made(instance, tmp_path)
     variants = [{"architecture": "topk", "d_sae": 16, "k": k} for k in (2, 3)]
-    world.load([model_config(files)], [study_config(variants=variants)])
+    world.load([model_config(tmp_path)], [study_config(variants=variants)])
     k3 = "topk-d16-k3"
     assert world.settle() == [[f"s/sae [0|{k3}]", f"s/sae [1|{k3}]"], *after_saes(variant=k3), ["s/report"]]
 
 
-def test_a_changed_explainer_makes_explanations_and_what_reads_them(instance, files):
-    world = made(instance, files)
+def test_a_changed_explainer_makes_explanations_and_what_reads_them(instance, tmp_path):
+    world = made(instance, tmp_path)
     changed = study_config(explanations={"explainers": [{"kind": "lexical", "n_clauses": 8}]})
-    world.load([model_config(files)], [changed])
+    world.load([model_config(tmp_path)], [changed])
     requests = [[each for each in tick if "model_versions" not in each] for tick in world.settle()]
     assert requests == [
         [f"s/explanations [0|{K2}]", f"s/explanations [1|{K2}]"],
@@ -147,51 +129,51 @@ def test_a_changed_explainer_makes_explanations_and_what_reads_them(instance, fi
     ]
 
 
-def test_a_new_code_version_makes_its_stage_and_what_reads_it(instance, files, monkeypatch):
-    world = made(instance, files)
+def test_a_new_code_version_makes_its_stage_and_what_reads_it(instance, tmp_path, monkeypatch):
+    world = made(instance, tmp_path)
     monkeypatch.setitem(chain.CODE_VERSION, "consistency", "new")
-    world.load([model_config(files)], [study_config()])
+    world.load([model_config(tmp_path)], [study_config()])
     requests = flat(world.settle())
     assert requests[0] == f"s/consistency [{K2}]"
     assert requests[-1] == "s/report"
     assert not any(stage in each for each in requests for stage in ("sae", "contexts", "explanations", "activations"))
 
 
-def test_changes_at_both_ends_are_made_once_from_the_top(instance, files):
+def test_changes_at_both_ends_are_made_once_from_the_top(instance, tmp_path):
     """Dagster calls what lies two stages below a stale one fresh; a judge would be paid twice."""
-    world = made(instance, files)
+    world = made(instance, tmp_path)
     training = {"n_steps": 20, "warmup_steps": 0, "sparsity_warmup_steps": 0}
-    world.load([model_config(files)], [study_config(training=training, similarity={"n_permutations": 9})])
+    world.load([model_config(tmp_path)], [study_config(training=training, similarity={"n_permutations": 9})])
     requests = flat(world.settle())
     assert requests[:2] == [f"s/sae [0|{K2}]", f"s/sae [1|{K2}]"]
     assert len(requests) == len(set(requests))
 
 
-def test_under_manual_nothing_is_made_or_looked_at(instance, files):
-    world = World(instance, [model_config(files)], [study_config(automation="manual")])
+def test_under_manual_nothing_is_made_or_looked_at(instance, tmp_path):
+    world = World(instance, [model_config(tmp_path)], [study_config(automation="manual")])
     assert world.tick() == []
     world.observe()
     world.make_all()
-    write_weights(files, "second")
+    write_weights(tmp_path, "second")
     world.observe()
     assert world.tick() == []
 
 
-def test_when_stale_begins_with_the_first_report(instance, files):
-    world = World(instance, [model_config(files)], [study_config()])
+def test_when_stale_begins_with_the_first_report(instance, tmp_path):
+    world = World(instance, [model_config(tmp_path)], [study_config()])
     assert world.tick() == ["corpus/m", "model/m"]
     world.observe()
     assert world.tick() == []
     world.run("activations/m/h_1", f"s/sae [0|{K2}]")
     assert world.tick() == []
     world.make_all()
-    write_weights(files, "second")
+    write_weights(tmp_path, "second")
     world.observe()
     assert world.tick() == ["activations/m/h_1"]
 
 
-def test_eager_makes_a_study_from_nothing(instance, files):
-    world = World(instance, [model_config(files)], [study_config(automation="eager")])
+def test_eager_makes_a_study_from_nothing(instance, tmp_path):
+    world = World(instance, [model_config(tmp_path)], [study_config(automation="eager")])
     assert world.tick() == ["corpus/m", "model/m"]
     assert world.tick() == []  # it is looked at once; from then on by the schedule
     world.observe()
@@ -203,25 +185,25 @@ def test_eager_makes_a_study_from_nothing(instance, files):
     ]
 
 
-def test_activations_that_studies_share_are_made_once_when_any_of_them_wants_them(instance, files):
+def test_activations_that_studies_share_are_made_once_when_any_of_them_wants_them(instance, tmp_path):
     studies = [study_config(automation="manual"), study_config(name="t", automation="eager")]
-    world = World(instance, [model_config(files)], studies)
+    world = World(instance, [model_config(tmp_path)], studies)
     world.observe()
     requests = flat(world.settle())
     assert requests[0] == "activations/m/h_1"
     assert {each.split("/")[0] for each in requests[1:]} == {"t"}
-    write_weights(files, "second")
+    write_weights(tmp_path, "second")
     world.observe()
     assert world.settle()[0] == ["activations/m/h_1"]
     studies = [study_config(), study_config(name="t", automation="when_stale")]
-    world.load([model_config(files)], studies)  # the report of t is there, that of s is not
-    write_weights(files, "third")
+    world.load([model_config(tmp_path)], studies)  # the report of t is there, that of s is not
+    write_weights(tmp_path, "third")
     world.observe()
     assert {each.split("/")[0] for each in flat(world.settle())} == {"activations", "t"}
 
 
-def test_an_update_that_lands_while_the_target_runs_is_not_lost(instance, files):
-    world = made(instance, files)
+def test_an_update_that_lands_while_the_target_runs_is_not_lost(instance, tmp_path):
+    world = made(instance, tmp_path)
     world.salt[f"s/sae [0|{K2}]"] = "other numbers"
     world.run(f"s/sae [0|{K2}]")
     assert f"s/consistency [{K2}]" in world.tick()
@@ -324,8 +306,8 @@ def test_the_strongest_policy_of_several_studies_is_theirs():
     assert strongest(["eager", "when_stale"]) == "eager"
 
 
-def test_a_sensor_a_model_watches_its_studies_and_a_schedule_is_on_where_something_is_made_by_itself(files):
-    models = [model_config(files), model_config(files, name="n")]
+def test_a_sensor_a_model_watches_its_studies_and_a_schedule_is_on_where_something_is_made_by_itself(tmp_path):
+    models = [model_config(tmp_path), model_config(tmp_path, name="n")]
     studies = [study_config(), study_config(name="t", model="n", automation="manual"), study_config(name="u")]
     world = World(None, models, studies, [synthetic_study(language_model_study=None)])
     found = automation_definitions(models, studies, [synthetic_study()]).sensors
@@ -341,10 +323,10 @@ def test_a_sensor_a_model_watches_its_studies_and_a_schedule_is_on_where_somethi
         assert schedule.default_status.value == status
 
 
-def test_a_sensor_launches_one_run_a_partition_and_says_that_nobody_asked(instance, files):
-    world = World(instance, [model_config(files)], [study_config(automation="eager")])
+def test_a_sensor_launches_one_run_a_partition_and_says_that_nobody_asked(instance, tmp_path):
+    world = World(instance, [model_config(tmp_path)], [study_config(automation="eager")])
     world.observe()
-    sensors = automation_definitions([model_config(files)], [study_config(automation="eager")], [])
+    sensors = automation_definitions([model_config(tmp_path)], [study_config(automation="eager")], [])
     definitions = dg.Definitions.merge(world.definitions, sensors)
     sensor = definitions.resolve_sensor_def("automation_m")
     context = dg.build_sensor_context(

@@ -15,9 +15,9 @@ from assets.recording import StoreResource, record
 from pipelines.chains import study_chain
 from pipelines.runner import materialize_chain
 from pipelines.tracing import find_artifact
-from sae_core.config import ModelConfig, StudyConfig
+from sae_core.config import StudyConfig
 from sae_core.store import ArtifactStore
-from tests.tiny import make_corpus, make_model
+from tests.tiny import make_model, model_config
 
 KEY = dg.AssetKey(["tiny", "consistency"])
 
@@ -98,19 +98,7 @@ def test_nothing_materialized_is_no_version(store, history):
 def retrained(tmp_path_factory):
     """A study that was run to its model versions, then with new weights of its model, then once more."""
     folder = tmp_path_factory.mktemp("retrained")
-    model = ModelConfig.model_validate(
-        {
-            "name": "tiny-llama",
-            "source": {"kind": "local", "path": str(make_model(folder / "model"))},
-            "corpus": {
-                "source": {"kind": "local", "path": str(make_corpus(folder / "corpus.jsonl"))},
-                "context_length": 32,
-            },
-            "hooks": ["model.layers.1"],
-            "dtype": "float32",
-            "activations": {"shard_tokens": 2048},
-        }
-    )
+    model = model_config(folder)
     study = StudyConfig.model_validate(
         {
             "name": "tiny",

@@ -19,9 +19,9 @@ from assets.recording import StoreResource
 from pipelines.chains import study_chain
 from pipelines.runner import StudyFailed, materialize_chain
 from sae_core.architectures import build
-from sae_core.config import ModelConfig, StudyConfig, TopKConfig
+from sae_core.config import StudyConfig, TopKConfig
 from sae_core.formats import save_sae
-from tests.tiny import make_corpus, make_model
+from tests.tiny import make_model, model_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -64,19 +64,7 @@ def world(tmp_path):
         def __init__(self):
             self.lines = []
 
-        model = ModelConfig.model_validate(
-            {
-                "name": "tiny-llama",
-                "source": {"kind": "local", "path": str(make_model(tmp_path / "model"))},
-                "corpus": {
-                    "source": {"kind": "local", "path": str(make_corpus(tmp_path / "corpus.jsonl"))},
-                    "context_length": 32,
-                },
-                "hooks": ["model.layers.1"],
-                "dtype": "float32",
-                "activations": {"shard_tokens": 2048},
-            }
-        )
+        model = model_config(tmp_path)
 
         def definitions(self, study):
             return dg.Definitions.merge(

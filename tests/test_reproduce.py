@@ -13,6 +13,7 @@ from sae_core.config import ModelConfig
 from sae_core.recipes import recipe
 from sae_core.reproduce import STAGES, CannotReproduce, reproduce
 from sae_core.store import MANIFEST, ArtifactStore
+from sae_core.stored_files import verify
 from sae_core.synthetic_chain import SYNTHETIC_CODE_VERSION
 from tests.test_language_models import folder, gguf  # noqa: F401 - fixtures
 from tests.tiny import make_model
@@ -183,7 +184,7 @@ def test_an_artifact_without_a_recipe_says_what_to_do_and_gets_one(world, into, 
     again = STAGES["synthetic_point"](store, kept["arguments"], {}, lambda *_: None)
     assert (again.cache_hit, again.manifest.recipe, again.content) == (True, kept, artifact.content)
     assert store.get("synthetic_point", artifact.manifest.fingerprint).manifest.recipe == kept
-    assert store.verify(again) == []
+    assert verify(again) == []
 
 
 def test_what_lies_upstream_must_be_there_as_it_was(world, into, tmp_path):

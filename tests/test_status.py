@@ -22,8 +22,8 @@ from pipelines.runner import materialize_chain
 from pipelines.status import StudyStatus, project_status, status_lines
 from sae_core.config import StudyConfig
 from tests.small_study import MODEL
-from tests.tiny import make_model
-from tests.whole_chain import TRAINED, model_config
+from tests.tiny import make_model, model_config
+from tests.whole_chain import TRAINED
 
 KEYS, VARIANT = StudyKeys("tiny"), {"architecture": "topk", "d_sae": 48, "k": 4}
 TRAINING = {"n_steps": 20, "batch_size": 256, "warmup_steps": 5, "sparsity_warmup_steps": 5, "checkpoints": []}

@@ -1,4 +1,5 @@
 import errno
+import hashlib
 import json
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ from upath import UPath
 
 from sae_core import store as store_module
 from sae_core.store import MANIFEST, ArtifactStore, StoreError, require_free_space
+from sae_core.stored_files import verify
 
 
 def write(text="hello", name="a.txt"):
@@ -74,7 +76,7 @@ def test_private_files_and_time_do_not_change_the_content_digest(store):
     first = make(store, build("1"), inputs={"n": 1})
     second = make(store, build("2"), inputs={"n": 2})
     assert first.content == second.content
-    assert store.verify(second) == []
+    assert verify(second) == []
 
 
 def test_a_failed_build_leaves_no_artifact_and_keeps_its_files_for_the_next_try(store):
@@ -143,12 +145,24 @@ def test_verify_names_files_that_were_altered_removed_or_added(store):
     artifact = make(store)
     (artifact.path / "a.txt").write_text("hellO")
     (artifact.path / "b.txt").write_text("new")
-    assert [line.split(",")[0].split(" sha256")[0] for line in store.verify(artifact)] == [
-        "b.txt: not in the manifest",
-        "a.txt:",
-    ]
+    digest, was = (hashlib.sha256(text).hexdigest()[:12] for text in (b"hellO", b"hello"))
+    assert verify(artifact) == [f"a.txt has sha256 {digest}, expected {was}", "b.txt is not in the manifest"]
     (artifact.path / "a.txt").unlink()
-    assert "a.txt: missing" in store.verify(artifact)
+    assert verify(artifact) == ["a.txt is missing", "b.txt is not in the manifest"]
+
+
+def test_verify_looks_at_a_remote_store_and_not_at_the_copy_here(tmp_path):
+    remote = ArtifactStore("memory://verify-test", scratch=tmp_path)
+    made = make(remote)
+    assert (made.path / "a.txt").read_text() == "hello"  # copied here
+    folder = UPath(made.url)
+    assert verify(made) == []
+    (folder / "a.txt").write_text("hellO")
+    (folder / "more").mkdir()
+    (folder / "more" / "b.txt").write_text("new")
+    altered, added = verify(made)
+    assert altered.startswith("a.txt has sha256")
+    assert added == "more/b.txt is not in the manifest"
 
 
 def test_opening_an_artifact_checks_the_content_that_is_expected(store):

@@ -8,6 +8,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sae_core.config import ModelConfig
+
 WORDS = [f"{first}{second}" for first in "bdfgklmnprst" for second in ("a", "e", "i", "o", "u")]
 
 
@@ -45,3 +47,20 @@ def make_model(folder: Path, seed: int = 0, d_model: int = 32, n_layers: int = 3
         model = LlamaForCausalLM(config)
     model.save_pretrained(folder)
     return folder
+
+
+def model_config(folder: Path) -> ModelConfig:
+    """A model file of such a model and corpus, which are made in this folder."""
+    return ModelConfig.model_validate(
+        {
+            "name": "tiny-llama",
+            "source": {"kind": "local", "path": str(make_model(folder / "model"))},
+            "corpus": {
+                "source": {"kind": "local", "path": str(make_corpus(folder / "corpus.jsonl"))},
+                "context_length": 32,
+            },
+            "hooks": ["model.layers.1"],
+            "dtype": "float32",
+            "activations": {"shard_tokens": 2048},
+        }
+    )

@@ -14,7 +14,7 @@ from sae_core.store import Artifact, ArtifactStore
 from sae_core.synthetic_chain import make_experiment, make_reproduction
 from sae_core.synthetic_config import SyntheticStudyConfig
 from sae_core.version_chain import make_model_versions
-from tests.tiny import make_corpus, make_model
+from tests.tiny import model_config
 
 TRAINED, PUBLISHED = "topk-d48-k4", "pretrained-published"
 
@@ -107,22 +107,6 @@ def make_synthetic(store: ArtifactStore, study: StudyConfig, report: Artifact) -
     compared = {name: upstream[f"{TRAINED}/{name}"] for name in ("consistency", "explanation_similarity")}
     experiments = {("noisy", "all"): make_experiment(store, synthetic, "noisy", "all")}
     return make_reproduction(store, synthetic, experiments, {TRAINED: {n: a for n, a in compared.items() if a}})
-
-
-def model_config(folder: Path) -> ModelConfig:
-    return ModelConfig.model_validate(
-        {
-            "name": "tiny-llama",
-            "source": {"kind": "local", "path": str(make_model(folder / "model"))},
-            "corpus": {
-                "source": {"kind": "local", "path": str(make_corpus(folder / "corpus.jsonl"))},
-                "context_length": 32,
-            },
-            "hooks": ["model.layers.1"],
-            "dtype": "float32",
-            "activations": {"shard_tokens": 2048},
-        }
-    )
 
 
 def _study(model: ModelConfig, published: list[str]) -> StudyConfig:

@@ -5,9 +5,8 @@ from typing import Any
 
 import dagster as dg
 
+from assets.history import materializations
 from sae_core.store import Artifact
-
-_PAGE = 20
 
 
 @dataclass(frozen=True)
@@ -35,22 +34,16 @@ def earlier_agreement(
 
     It is read from the metadata, so the artifact may have been removed since; None where there is none.
     """
-    wanted = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
-    cursor: str | None = None
-    while True:
-        page = context.instance.fetch_materializations(wanted, limit=_PAGE, cursor=cursor)
-        for record in page.records:
-            materialization = record.asset_materialization
-            if materialization is not None and _content(materialization) not in (None, made.content):
-                return Agreement(
-                    pw_mcc=_number(materialization, "pw_mcc") or 0.0,
-                    ci_low=_number(materialization, "ci_low"),
-                    ci_high=_number(materialization, "ci_high"),
-                    run_id=record.run_id,
-                )
-        if not page.has_more:
-            return None
-        cursor = page.cursor
+    of_partition = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
+    for earlier, record in materializations(context.instance, of_partition):
+        if _content(earlier) not in (None, made.content):
+            return Agreement(
+                pw_mcc=_number(earlier, "pw_mcc") or 0.0,
+                ci_low=_number(earlier, "ci_low"),
+                ci_high=_number(earlier, "ci_high"),
+                run_id=record.run_id,
+            )
+    return None
 
 
 def _content(materialization: dg.AssetMaterialization) -> str | None:

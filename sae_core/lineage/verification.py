@@ -2,10 +2,10 @@
 
 from sae_core.lineage.walks import Lineage
 from sae_core.progress import Progress, silent
-from sae_core.store import ArtifactStore
+from sae_core.stored_files import verify
 
 
-def verify_chain(store: ArtifactStore, lineage: Lineage, progress: Progress = silent) -> list[str]:
+def verify_chain(lineage: Lineage, progress: Progress = silent) -> list[str]:
     """Hash every file of a chain again.
 
     Returns:
@@ -21,6 +21,6 @@ def verify_chain(store: ArtifactStore, lineage: Lineage, progress: Progress = si
                 wrong.append(
                     f"{place}: holds content {node.artifact.content[:12]}, but {node.entry.content[:12]} was used"
                 )
-            wrong += [f"{place}: {line}" for line in store.verify(node.artifact)]
+            wrong += [f"{place}: {line}" for line in verify(node.artifact)]
         progress(done, len(lineage.nodes), f"{place} hashed")
     return wrong
