@@ -292,7 +292,8 @@ def make_similarity(
     from sae_core.embeddings import embedder_digest
 
     config, judge = study.similarity, study.similarity.judge
-    asked = {each.name: each.n_pairs for each in study.explanations.explainers}
+    explained = study.explanations
+    asked = {each.name: each.n_pairs for each in explained.explainers}
 
     def build(folder: Path) -> Mapping[str, Any]:
         import pyarrow.parquet as pq
@@ -312,7 +313,7 @@ def make_similarity(
                 for name, runs in explanations.items()
             },
             {
-                name: None if n_pairs is None else draw_pairs(matches, n_pairs, study.explanations.seed)
+                name: None if n_pairs is None else draw_pairs(matches, n_pairs, explained.seed)
                 for name, n_pairs in asked.items()
             },
             chance_cosines(pq.read_table(consistency.path / "pairs.parquet"), consistency.summary),
@@ -320,7 +321,7 @@ def make_similarity(
             chat,
             config,
             progress,
-            study.explanations.min_activations,
+            explained.min_activations,
         )
         return write_similarity(folder, report) | ({} if chat is None else _usage(chat))
 
@@ -333,8 +334,9 @@ def make_similarity(
             "embedder": [embedder_digest(study.embedder), study.embedder.dtype],
             "judge": None if judge is None else decisive_settings(judge),
             "chat": {} if judge is None else _chat_inputs(judge, JUDGING_PROMPTS),
-            "min_activations": study.explanations.min_activations,
-            "asked": {name: [n_pairs, study.explanations.seed] for name, n_pairs in asked.items() if n_pairs},
+            "min_activations": explained.min_activations,
+            # A list: the first explainer gives the primary measure. The seed decides which pairs are drawn.
+            "asked": [[name, n_pairs, explained.seed if n_pairs else None] for name, n_pairs in asked.items()],
             "runs": list(contexts),
         },
         upstream={

@@ -88,6 +88,25 @@ def test_a_whole_chain_is_made_again_from_the_model_and_the_text(world, into):
     assert len(list(into.artifacts())) == len(kinds)
 
 
+def test_explainers_in_another_order_are_another_comparison_with_another_primary_measure(world, tmp_path):
+    store, study, stage = copy_of(world, tmp_path), world.study, "explanation_similarity"
+    artifact = first(store, stage)
+    arguments = artifact.manifest.recipe["arguments"]
+    upstream = store.upstream(artifact)
+    again = STAGES[stage](store, arguments, upstream, lambda *_: None)
+    assert again.cache_hit
+    turned = study.explanations.model_copy(update={"explainers": study.explanations.explainers[::-1]})
+    arguments = recipe(
+        stage,
+        study=study.model_copy(update={"explanations": turned}),
+        runs=arguments["runs"],
+        explainers=arguments["explainers"][::-1],
+    )["arguments"]
+    other = STAGES[stage](store, arguments, upstream, lambda *_: None)
+    assert [other.cache_hit, other.summary["primary"]] == [False, "embedding:local"]
+    assert artifact.summary["primary"] == "embedding:lexical"
+
+
 def test_a_converted_model_is_made_again(gguf, store, into):  # noqa: F811
     from sae_core.model_sources import make_language_model
 
