@@ -95,8 +95,7 @@ class SyntheticStudy(Component):
     def build_defs(self, context: ComponentLoadContext) -> dg.Definitions:
         """The assets of the study."""
         studies = [component.config for component in context.component_tree.get_all_components(Study)]
-        named = [study for study in studies if study.name == self.config.language_model_study]
-        return synthetic_definitions(self.config, named[0] if named else None)
+        return synthetic_definitions(self.config, language_model_study_of(self.config, studies))
 
 
 def model_of(study: StudyConfig, models: list[ModelConfig]) -> ModelConfig:
@@ -117,6 +116,23 @@ def model_of(study: StudyConfig, models: list[ModelConfig]) -> ModelConfig:
         f"study {study.name}: there is no model {study.model!r}; the model files define "
         f"{', '.join(sorted(model.name for model in models)) or 'none'}; add pipelines/defs/models/<name>/defs.yaml"
     )
+
+
+def language_model_study_of(synthetic: SyntheticStudyConfig, studies: list[StudyConfig]) -> StudyConfig | None:
+    """The study whose results a synthetic study shows too; None where it names none.
+
+    Raises:
+        ValueError: if there is none of that name.
+    """
+    name = synthetic.language_model_study
+    found = [study for study in studies if study.name == name]
+    if name is not None and not found:
+        known = ", ".join(sorted(study.name for study in studies)) or "none"
+        raise ValueError(
+            f"study {synthetic.name}: there is no study {name!r} to show; the study files define {known}; correct "
+            "`language_model_study`, or leave it out"
+        )
+    return found[0] if found else None
 
 
 def model_definitions(config: ModelConfig, studies: Sequence[StudyConfig] = ()) -> dg.Definitions:

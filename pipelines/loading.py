@@ -132,10 +132,10 @@ class _Folder:
     def build(self, folders: "Iterable[_Folder]") -> None:
         """Make the definitions, with what the other folders define."""
         folders = list(folders)
-        for study in (part.config for part in self.components if isinstance(part, Study)):
+        for name, reader in self._needs():
             for other in folders:
-                if other is not self and other.error is not None and other.broken().is_called(study.model):
-                    self.fail(f"study {study.name} reads the model {study.model}, and {other.broken()}")
+                if other is not self and other.error is not None and other.broken().is_called(name):
+                    self.fail(f"{reader}, and {other.broken()}")
                     return
         self._tree.of_project.extend(part for other in folders if other.error is None for part in other.components)
         try:
@@ -145,6 +145,15 @@ class _Folder:
             dg.Definitions.validate_loadable(dg.Definitions.merge(self.definitions, store))
         except Exception as error:
             self.fail(_text(error))
+
+    def _needs(self) -> Iterator[tuple[str, str]]:
+        """Names of what other files have to define, and how to say who needs it."""
+        for part in self.components:
+            if isinstance(part, Study):
+                yield part.config.model, f"study {part.config.name} reads the model {part.config.model}"
+            elif isinstance(part, SyntheticStudy) and (shown := part.config.language_model_study):
+                # Without it the page would be made anew, without what it had of that study.
+                yield shown, f"study {part.config.name} shows the results of study {shown}"
 
     def fail(self, error: str) -> None:
         """Count it as broken."""

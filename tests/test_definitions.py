@@ -109,6 +109,16 @@ def test_a_broken_model_breaks_its_studies_and_they_say_why(root):
     assert set(project.studies) == {"quickstart", "architectures", "pythia-160m"}
 
 
+def test_a_broken_study_breaks_the_synthetic_study_that_shows_its_results(root):
+    edit(root, "studies/pythia_160m", "n_steps:", "n_stepz:")
+    project = load_project(root)
+    errors = {broken.folder.name: broken.error for broken in project.broken}
+    assert set(errors) == {"pythia_160m", "paper"}
+    assert errors["paper"].startswith(
+        "study paper shows the results of study pythia-160m, and pipelines/defs/studies/pythia_160m is broken: "
+    )
+
+
 @pytest.mark.parametrize("name", ["quickstart", "quick-start"])
 def test_of_two_studies_with_one_name_neither_is_loaded(root, name):
     edit(root, SMOKE, "name: smoke", f"name: {name}")

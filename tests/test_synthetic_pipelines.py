@@ -266,7 +266,7 @@ def refusal(files):
 
 
 def test_a_synthetic_study_in_yaml_becomes_assets():
-    loaded = load({"tiny": ("SyntheticStudy", attributes(language_model_study="not-there"))})
+    loaded = load({"tiny": ("SyntheticStudy", attributes(language_model_study=None))})
     graph = loaded.with_resources({"store": StoreResource(root="anywhere")}).resolve_asset_graph()
     assert graph.get_all_asset_keys() == {KEYS.experiment("matched"), KEYS.experiment("noisy"), KEYS.reproduction}
 
@@ -283,8 +283,9 @@ def test_a_synthetic_study_in_yaml_becomes_assets():
             {"recipes": {"quick": {"n_steps": 0}}},
             r"attributes\.recipes\.quick\.n_steps at .*tiny/defs\.yaml:\d+[\s\S]*greater than or equal to 1",
         ),
+        ({"language_model_study": "not-there"}, r"study tiny: there is no study 'not-there' to show; .* define none; "),
     ],
-    ids=["field", "recipe", "value"],
+    ids=["field", "recipe", "value", "language model study"],
 )
 def test_a_wrong_file_is_refused_with_file_field_and_reason(changes, reason):
     assert re.search(reason, refusal({"tiny": ("SyntheticStudy", attributes(**changes))}))
