@@ -70,15 +70,16 @@ class Trial:
     def log(self, title: str, made: list[Partition], seconds: float) -> None:
         """A line for each asset."""
         now = datetime.now(UTC).strftime("%H:%M:%S")
-        self.lines.append(f"\n### {title}\n\n{now} UTC, quiet after {seconds:.0f} s. Made by itself:\n")
+        lines = [f"\n### {title}\n\n{now} UTC, quiet after {seconds:.0f} s. Made by itself:\n"]
         found: dict[str, list[str]] = {}
         for asset, partition in made:
             found.setdefault(asset, []).append(partition or "")
         for asset, names in found.items():
-            self.lines.append(f"* `{asset}` {', '.join(f'`{name}`' for name in names if name)}".rstrip())
+            lines.append(f"* `{asset}` {', '.join(f'`{name}`' for name in names if name)}".rstrip())
         if not made:
-            self.lines.append("* nothing")
-        print("\n".join(self.lines[-len(found) - 2 :]), flush=True)
+            lines.append("* nothing")
+        print("\n".join(lines), flush=True)
+        self.lines += lines
 
 
 def of_study(name: str, seeds: Iterable[int] = (0, 1), variants: Iterable[str] = (VARIANT,)) -> list[Partition]:
