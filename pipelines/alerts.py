@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from pipelines.alert_hooks import Alert, HookError, deliver, load_hook, url
+from pipelines.failures import failure_message
 
 _OVERLAP_S = 300.0
 """How long a run is looked at after its status changed: clocks of several machines differ."""
@@ -47,7 +48,7 @@ def _run_failure_sensor(note: str) -> dg.SensorDefinition:
 
 def _of_run(context: dg.RunFailureSensorContext) -> Alert:
     run = context.dagster_run
-    reasons = [_root_message(event) for event in context.get_step_failure_events()]
+    reasons = [failure_message(event) for event in context.get_step_failure_events()]
     assets = sorted(key.to_user_string() for key in run.asset_selection or ())
     return Alert(
         severity="error",
@@ -59,13 +60,6 @@ def _of_run(context: dg.RunFailureSensorContext) -> Alert:
         url=url(f"/runs/{run.run_id}"),
         values={"job": run.job_name, "will_retry": run.tags.get("dagster/will_retry") == "true"},
     )
-
-
-def _root_message(event: dg.DagsterEvent) -> str:
-    error = event.step_failure_data.error
-    while error is not None and error.cause is not None:  # Dagster wraps what the asset raised
-        error = error.cause
-    return "" if error is None else error.message.strip()
 
 
 @dataclass

@@ -9,9 +9,9 @@ import dagster as dg
 
 from assets.processes import PROCESS_TAG, this_process
 from pipelines.chains import Chain, Step
+from pipelines.failures import failure_message
 from pipelines.killed_runs import close_killed_runs_of
 
-_WRAPPERS = ("DagsterExecutionStepExecutionError", "DagsterExecutionLoadInputError", "RetryRequestedFromPolicy")
 # Dagster's own log lines would bury the progress; warnings and errors come through.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
 
@@ -105,16 +105,8 @@ def _materialize(job: dg.JobDefinition, instance: dg.DagsterInstance, step: Step
 
 def failure_reason(result: dg.ExecuteInProcessResult) -> str:
     """Why the first step that failed did: the message of what the asset raised."""
-    for event in result.all_events:
-        if event.is_step_failure and event.step_failure_data.error is not None:
-            error = event.step_failure_data.error
-            # Dagster wraps what the asset raised. What that was made from says less than it does.
-            while error.cause is not None and error.cls_name in _WRAPPERS:
-                error = error.cause
-            if error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
-                return "it was terminated; start it again, and it goes on where it stopped"
-            return error.message.strip()
-    return "see the run in the UI (make ui)"
+    messages = (failure_message(event) for event in result.all_events if event.is_step_failure)
+    return next(filter(None, messages), "see the run in the UI (make ui)")
 
 
 def _artifact_folder(instance: dg.DagsterInstance, key: dg.AssetKey) -> Path:

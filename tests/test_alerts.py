@@ -48,7 +48,10 @@ def thing(context: dg.AssetExecutionContext):
 
 @dg.asset
 def broken_asset():
-    raise ValueError("d_sae must be above 2")
+    try:
+        int("none")
+    except ValueError as error:  # the reason is what the asset says, not what it came from
+        raise ValueError("d_sae must be above 2") from error
 
 
 class World:
