@@ -1,0 +1,113 @@
+"""Every tunable number of the project: frozen pydantic models, one default for each number.
+
+The YAML files under ``pipelines/defs`` are these models written down; the code below ``sae_core`` takes them
+as arguments. Unknown keys, wrong types and impossible values are refused here, before anything runs.
+"""
+
+from sae_core.config.architectures import (
+    BatchTopKConfig,
+    GatedConfig,
+    JumpReLUConfig,
+    LearningRate,
+    MatryoshkaBatchTopKConfig,
+    PAnnealConfig,
+    PretrainedConfig,
+    SaeConfig,
+    StandardAprilConfig,
+    StandardConfig,
+    TopKConfig,
+    TrainedConfig,
+    VariantConfig,
+)
+from sae_core.config.base import Automation, Config, Fraction, Name, Owner, Result
+from sae_core.config.chat import ChatConfig, ChatModelConfig, LocalChat, OpenAIChat
+from sae_core.config.checks import BLOCKING, CheckName, ChecksConfig
+from sae_core.config.consistency import ConsistencyConfig
+from sae_core.config.explanations import (
+    ContextsConfig,
+    EmbedderConfig,
+    Explainer,
+    Explains,
+    ExplanationsConfig,
+    LexicalExplainer,
+    LocalExplainer,
+    NamedEmbedder,
+    OpenAIExplainer,
+    PackagedEmbedder,
+    ScoringConfig,
+    SimilarityConfig,
+)
+from sae_core.config.models import (
+    ActivationsConfig,
+    CorpusConfig,
+    CorpusSource,
+    HubCorpus,
+    HubModel,
+    LanguageModelConfig,
+    LocalCorpus,
+    LocalModel,
+    ModelConfig,
+    ModelSource,
+    PackagedCorpus,
+    PackagedModel,
+)
+from sae_core.config.studies import StudyConfig
+from sae_core.config.training import EvaluationConfig, RunSeeds, TrainingConfig
+
+__all__ = [
+    "BLOCKING",
+    "ActivationsConfig",
+    "Automation",
+    "BatchTopKConfig",
+    "ChatConfig",
+    "ChatModelConfig",
+    "CheckName",
+    "ChecksConfig",
+    "Config",
+    "ConsistencyConfig",
+    "ContextsConfig",
+    "CorpusConfig",
+    "CorpusSource",
+    "EmbedderConfig",
+    "EvaluationConfig",
+    "Explainer",
+    "Explains",
+    "ExplanationsConfig",
+    "Fraction",
+    "GatedConfig",
+    "HubCorpus",
+    "HubModel",
+    "JumpReLUConfig",
+    "LanguageModelConfig",
+    "LearningRate",
+    "LexicalExplainer",
+    "LocalChat",
+    "LocalCorpus",
+    "LocalExplainer",
+    "LocalModel",
+    "MatryoshkaBatchTopKConfig",
+    "ModelConfig",
+    "ModelSource",
+    "Name",
+    "NamedEmbedder",
+    "OpenAIChat",
+    "OpenAIExplainer",
+    "Owner",
+    "PAnnealConfig",
+    "PackagedCorpus",
+    "PackagedEmbedder",
+    "PackagedModel",
+    "PretrainedConfig",
+    "Result",
+    "RunSeeds",
+    "SaeConfig",
+    "ScoringConfig",
+    "SimilarityConfig",
+    "StandardAprilConfig",
+    "StandardConfig",
+    "StudyConfig",
+    "TopKConfig",
+    "TrainedConfig",
+    "TrainingConfig",
+    "VariantConfig",
+]
