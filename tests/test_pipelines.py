@@ -11,13 +11,14 @@ from pathlib import Path
 import dagster as dg
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from assets.components import model_definitions, model_of, study_definitions
 from assets.keys import StudyKeys, activations_key, model_key
 from assets.partitions import run_key
 from assets.recording import StoreResource
 from pipelines.chains import study_chain
-from pipelines.runner import StudyFailed, materialize_chain
+from pipelines.runner import StudyFailed, failure_reason, materialize_chain
 from sae_core.architectures import build
 from sae_core.config import StudyConfig, TopKConfig
 from sae_core.formats import save_sae
@@ -251,6 +252,37 @@ def test_the_data_version_of_an_asset_is_the_content_and_not_the_run(world):
         versions.append(record.asset_materialization.tags["dagster/data_version"])
         world.run(study, instance, until="activations")
     assert versions[0] == versions[1]
+
+
+def test_a_launch_form_says_how_a_run_works_and_changes_nothing_it_makes(world, tmp_path, monkeypatch):
+    world, instance = world
+    study = study_config(variants=[{"architecture": "topk", "d_sae": 48, "k": 4}])
+    job = world.definitions(study).resolve_implicit_global_asset_job_def()
+    activations = activations_key("tiny-llama", "model.layers.1")
+
+    def launch(key, partition=None, **form):
+        return job.execute_in_process(
+            instance=instance,
+            asset_selection=[key],
+            partition_key=partition,
+            run_config={"ops": {key.to_python_identifier(): {"config": form}}},
+            raise_on_error=False,
+        )
+
+    def cached(result):
+        (made,) = result.get_asset_materialization_events()
+        return made.materialization.metadata["cache_hit"].value
+
+    sae = (StudyKeys("tiny").sae, run_key("topk-d48-k4", 0))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert "set device to auto or cpu" in failure_reason(launch(activations, device="cuda"))
+    assert not cached(launch(activations, device="cpu"))
+    assert cached(launch(activations))
+    assert not cached(launch(*sae, device="cpu", resume_minutes=0, watch=["tensorboard"]))
+    assert list((tmp_path / "store" / "tensorboard").rglob("events.*"))
+    assert cached(launch(*sae))
+    with pytest.raises(dg.DagsterInvalidConfigError, match="resume_minutez"):
+        launch(*sae, resume_minutez=1)
 
 
 def test_an_artifact_deleted_behind_dagster_is_named_and_not_papered_over(world):
