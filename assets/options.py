@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import dagster as dg
 
 from assets.automation import automation_condition, strongest
 from assets.keys import StudyKeys, SyntheticKeys, model_group
+from assets.stale_statuses import OPTIONAL
 from sae_core.config import ModelConfig, StudyConfig
 from sae_core.synthetic_config import SyntheticStudyConfig
 
@@ -29,6 +30,7 @@ class Options(TypedDict):
     owners: list[str]
     pool: str
     automation_condition: dg.AutomationCondition | None
+    metadata: NotRequired[dict[str, Any]]
 
 
 def model_options(config: ModelConfig, studies: Sequence[StudyConfig] = ()) -> Options:
@@ -72,4 +74,5 @@ def synthetic_options(study: SyntheticStudyConfig, optional: Sequence[dg.AssetKe
         "owners": list(study.owners),
         "pool": Pool.TRAINING.value,
         "automation_condition": automation_condition(study.automation, [keys.reproduction], optional),
+        "metadata": {OPTIONAL: [key.to_user_string() for key in optional]} if optional else {},
     }

@@ -23,7 +23,8 @@ except ImportError as error:  # pragma: no cover - only with a version of Dagste
         "for dagster>=1.13.27,<1.14: install that (`make` does), or adapt assets/stale_statuses.py"
     ) from error
 
-
+OPTIONAL = "sae_concord/optional"
+"""Metadata of an asset: the dependencies that it is made without where they are not there."""
 _SHOWN = 3
 """Partitions that are named in a cause; of more, their number."""
 
@@ -37,7 +38,7 @@ class Status(StrEnum):
     STALE = "stale"
     """Made from something that has changed since: upstream content, settings, or code."""
     BEHIND = "behind"
-    """Made from what is there now; but something upstream of it is missing or stale."""
+    """Made from what is there now; but something upstream of it, and not optional, is missing or stale."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +126,21 @@ class Statuses:
         for key in self.graph.toposorted_asset_keys:
             if self.graph.get(key).is_external:
                 continue
+            optional = self._optional(key)
             for partition in self._partitions(key):
-                above = dict.fromkeys(root for parent in self.parents(key, partition) for root in roots.get(parent, ()))
+                needed = [parent for parent in self.parents(key, partition) if parent[0] not in optional]
+                above = dict.fromkeys(root for parent in needed for root in roots.get(parent, ()))
                 one = self._status(key, partition, tuple(above))
                 if one.status is not Status.FRESH:
                     roots[key, partition] = tuple(above) if one.status is Status.BEHIND else (str(one),)
                 if key in wanted:
                     found.append(one)
         return found
+
+    def _optional(self, key: dg.AssetKey) -> set[dg.AssetKey]:
+        """Dependencies that an asset says it is made without where they are not there."""
+        said: Any = self.graph.get(key).metadata.get(OPTIONAL, [])
+        return {dg.AssetKey.from_user_string(name) for name in getattr(said, "value", said)}
 
     def _partitions(self, key: dg.AssetKey) -> list[str | None]:
         definition = self.graph.get(key).partitions_def

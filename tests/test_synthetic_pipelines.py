@@ -13,6 +13,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 from assets.components import model_definitions, study_definitions, synthetic_definitions
 from assets.keys import StudyKeys, SyntheticKeys
 from assets.recording import StoreResource
+from assets.up_to_date import status_definitions
 from pipelines.chains import synthetic_chain
 from pipelines.definitions import defs
 from pipelines.docs_pages import publish
@@ -134,6 +135,22 @@ def test_a_study_is_made_group_by_group_and_ends_in_a_page_with_a_verdict_a_row(
 def test_a_second_run_is_all_cache_hits(world, study, first):
     again = world.run(study)
     assert (again.n_cache_hits, again.report, world.made()) == (4, first[0].report, [])
+
+
+def test_the_page_has_a_check_that_says_what_of_the_study_is_out_of_date(world, study, first):
+    def look(config):
+        assets = world.definitions(config)
+        job = dg.Definitions.merge(assets, status_definitions([], [config], assets)).resolve_job_def("status")
+        (found,) = job.execute_in_process(instance=world.instance).get_asset_check_evaluations()
+        return found
+
+    found = look(study)
+    assert found.passed, found.metadata["partitions"].value
+    assert found.metadata["fresh"].value == 4
+    late = look(SyntheticStudyConfig.model_validate(attributes(noise=(0, 0.5, 0.6))))
+    assert not late.passed
+    assert late.metadata["stale"].value == 2  # the experiment, and the page, which prints its settings
+    assert "| tiny/noisy | stale | " in late.metadata["partitions"].value
 
 
 def test_one_more_value_of_a_sweep_trains_exactly_that_point(world, study, first):
