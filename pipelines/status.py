@@ -91,9 +91,13 @@ def status_lines(studies: Iterable[StudyStatus], everything: bool = False) -> It
     """What the terminal shows.
 
     Args:
-        everything: also what is fresh.
+        everything: also what is fresh, and of a study that was never made what it consists of.
     """
     for study in studies:
+        if not everything and all(each.status is Status.MISSING for each in study.partitions):
+            yield f"{study.name}: never made ({len(study.partitions)} missing)"
+            yield f"  {_automation(study)}"
+            continue
         counts = {status: sum(each.status is status for each in study.partitions) for status in Status}
         shown = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
         yield f"{study.name}: {'up to date' if study.is_up_to_date else 'out of date'} ({shown})"

@@ -101,6 +101,17 @@ def test_a_study_that_was_just_made_is_up_to_date(world):
     assert f"  {KEYS.sae.to_user_string()}: all 2 fresh" in list(status_lines([found], everything=True))
 
 
+def test_a_study_of_which_nothing_was_made_takes_two_lines(world):
+    with dg.DagsterInstance.ephemeral() as empty:
+        files = ProjectFiles(studies={"tiny": (study_config(), world.model)}, synthetic={})
+        found = project_status(files, world.definitions(study_config()), empty)
+    assert list(status_lines(found)) == [
+        "tiny: never made (13 missing)",
+        "  automation: manual; `concord run tiny` makes it",
+    ]
+    assert len(list(status_lines(found, everything=True))) == 11
+
+
 def test_the_check_runs_in_a_job_of_its_own_and_with_the_report_and_warns_only(world):
     made = world.instance.get_latest_materialization_event(KEYS.report)
     records = world.instance.event_log_storage.get_asset_check_execution_history(
