@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 VERSION_CODE_VERSION = {"model_versions": "1"}
 """As ``CODE_VERSION`` of *chain*."""
 
-_EARLIER = "earlier "
+EARLIER = "earlier "
 """Before the names of the artifacts of the earlier version, in the manifest."""
 
 
@@ -50,10 +50,10 @@ def make_model_versions(
         )
     inputs, upstream = _inputs(store, versions, config), {"consistency": current.consistency}
     if earlier is not None and earlier.consistency is not None:
-        upstream[f"{_EARLIER}consistency"] = earlier.consistency
+        upstream[f"{EARLIER}consistency"] = earlier.consistency
         if inputs["not_compared"] is None:
             upstream |= _named_saes(store, current.consistency, "")
-            upstream |= _named_saes(store, earlier.consistency, _EARLIER)
+            upstream |= _named_saes(store, earlier.consistency, EARLIER)
     return versions_from(store, inputs, upstream, progress)
 
 
@@ -84,7 +84,7 @@ def _build(
         cautions=inputs["cautions"],
     )
     config = ConsistencyConfig.model_validate(inputs["config"])
-    return build_versions(folder, plan, _folders(upstream, _EARLIER), _folders(upstream, ""), config, progress)
+    return build_versions(folder, plan, _folders(upstream, EARLIER), _folders(upstream, ""), config, progress)
 
 
 def _inputs(store: ArtifactStore, versions: Sequence["Version"], config: ConsistencyConfig) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The versions of a variant from Dagster's history, and on a tiny real model that was retrained."""
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pipelines.chains import study_chain
 from pipelines.runner import materialize_chain
 from pipelines.tracing import find_artifact
 from sae_core.config import StudyConfig
+from sae_core.reproduce import reproduce
 from sae_core.store import ArtifactStore
 from tests.tiny import make_model, model_config
 
@@ -172,3 +174,23 @@ def test_materializing_the_same_again_is_no_new_version(retrained):
     _, _, after, again = retrained
     assert again.n_cache_hits == again.n_steps
     assert again.report == after.report
+
+
+def test_versions_are_made_again_from_the_present_model_beside_what_a_former_one_gave(retrained, tmp_path):
+    _, store, after, _ = retrained
+    notes = []
+    found = reproduce(store, store.open(after.report), ArtifactStore(tmp_path), everything=True, tell=notes.append)
+    assert found.same
+    kinds = Counter(each.before.manifest.kind for each in found.remade)
+    assert kinds == {
+        "contexts": 1,
+        "activations": 1,
+        "reference_losses": 1,
+        "sae": 3,
+        "evaluation": 3,
+        "consistency": 1,
+        "model_versions": 1,
+    }
+    (note,) = notes
+    assert "results of a former model, is taken from the store as it is and not made again: consistency/" in note
+    assert note.count("sae/") == 3

@@ -10,7 +10,8 @@ from sae_core.lineage.walks import Key
 from sae_core.progress import Progress, silent
 from sae_core.reproduce.plans import CannotReproduce, arguments_of, check_artifact, place_of, stage_of, upstream_of
 from sae_core.reproduce.stages import STAGES
-from sae_core.store import Artifact, ArtifactStore, Manifest, is_private
+from sae_core.store import Artifact, ArtifactStore, Manifest, UpstreamEntry, is_private
+from sae_core.version_chain import EARLIER
 
 _BESIDE = ("language_model",)
 """Kinds that stages read without naming them upstream: converted models, which take a minute each."""
@@ -94,7 +95,8 @@ def reproduce(
     Args:
         store: has the artifact and what it was made from.
         into: an empty local store, or one that an earlier call left.
-        everything: make everything upstream again as well, from the model and the text on.
+        everything: make everything upstream again as well, from the model and the text on. Results of a former model,
+            which versions of the model are compared with, are taken as they are: that model is no longer there.
         tell: gets a sentence, before the work, on each thing that may make the result another one.
 
     Raises:
@@ -104,6 +106,7 @@ def reproduce(
     _check_into(store, into)
     wanted = _in_order(store, artifact) if everything else [artifact]
     notes = [note for each in wanted for note in check_artifact(store, each)]
+    notes += [note for each in wanted if everything for note in _taken_as_they_are(each)]
     for note in dict.fromkeys(notes):
         tell(note)
     made: dict[Key, Artifact] = {}
@@ -155,13 +158,30 @@ def _in_order(store: ArtifactStore, artifact: Artifact) -> list[Artifact]:
                 f"{place_of(artifact)}: {key[0]}/{key[1]}, which it was made from, {what}, and its recipe with it; "
                 "materialize its asset again"
             )
-        for entry in node.upstream.values():
-            if (entry.kind, entry.fingerprint) not in order:
+        former = _former(node.artifact)
+        for name, entry in node.upstream.items():
+            if name not in former and (entry.kind, entry.fingerprint) not in order:
                 visit((entry.kind, entry.fingerprint))
         order[key] = node.artifact
 
     visit((artifact.manifest.kind, artifact.manifest.fingerprint))
     return list(order.values())
+
+
+def _former(artifact: Artifact) -> dict[str, UpstreamEntry]:
+    """What an artifact was made from that a former model was used for, by name."""
+    if artifact.manifest.kind != "model_versions":
+        return {}
+    return {name: entry for name, entry in artifact.manifest.upstream.items() if name.startswith(EARLIER)}
+
+
+def _taken_as_they_are(artifact: Artifact) -> Iterator[str]:
+    if former := _former(artifact):
+        named = ", ".join(f"{entry.kind}/{entry.fingerprint}" for entry in former.values())
+        yield (
+            f"{place_of(artifact)}: what it sets beside the present, results of a former model, is taken from the "
+            f"store as it is and not made again: {named}"
+        )
 
 
 def _check_into(store: ArtifactStore, into: ArtifactStore) -> None:

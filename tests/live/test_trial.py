@@ -72,10 +72,11 @@ class Trial:
         now = datetime.now(UTC).strftime("%H:%M:%S")
         lines = [f"\n### {title}\n\n{now} UTC, quiet after {seconds:.0f} s. Made by itself:\n"]
         found: dict[str, list[str]] = {}
-        for asset, partition in made:
-            found.setdefault(asset, []).append(partition or "")
-        for asset, names in found.items():
-            lines.append(f"* `{asset}` {', '.join(f'`{name}`' for name in names if name)}".rstrip())
+        for (asset, partition), times in Counter(made).items():
+            named = [f"`{partition}`"] * bool(partition) + [f"({times} times)"] * (times > 1)
+            found.setdefault(asset, []).append(" ".join(named))
+        for asset, partitions in found.items():
+            lines.append(f"* `{asset}` {', '.join(partitions)}".rstrip())
         if not made:
             lines.append("* nothing")
         print("\n".join(lines), flush=True)
@@ -231,6 +232,8 @@ def _page(trial: Trial) -> str:
 
 Written by `make trial` (`tests/live/test_trial.py`): a real daemon, webserver and code server, two tiny language models
 with a study each. After every change the trial waits until all partitions are fresh and nothing runs for three ticks,
-and asserts that exactly the partitions listed were made, each once.
+and asserts that exactly the partitions listed were made, each once. (In the last step, where weights change while those
+before are worked on, it asserts the end: everything fresh. Runs that find other weights than their activations are of
+fail, and are tried again.)
 """
     return head + "\n".join(trial.lines) + "\n"
