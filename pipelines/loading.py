@@ -132,12 +132,16 @@ class _Folder:
     def build(self, folders: "Iterable[_Folder]") -> None:
         """Make the definitions, with what the other folders define."""
         folders = list(folders)
-        for name, reader in self._needs():
+        sound = [part for other in folders if other.error is None for part in other.components]
+        for kind, name, reader in self._needs():
+            # A model and a study may have one name: what is broken matters where nothing sound has it.
+            if any(isinstance(part, kind) and part.config.name == name for part in sound):
+                continue
             for other in folders:
                 if other is not self and other.error is not None and other.broken().is_called(name):
                     self.fail(f"{reader}, and {other.broken()}")
                     return
-        self._tree.of_project.extend(part for other in folders if other.error is None for part in other.components)
+        self._tree.of_project.extend(sound)
         try:
             self.definitions = self._tree.build_defs_at_path(self.path)
             # Dagster looks at most of it only when it is asked for.
@@ -146,14 +150,14 @@ class _Folder:
         except Exception as error:
             self.fail(_text(error))
 
-    def _needs(self) -> Iterator[tuple[str, str]]:
-        """Names of what other files have to define, and how to say who needs it."""
+    def _needs(self) -> Iterator[tuple[type[LanguageModel | Study], str, str]]:
+        """What other files have to define: which kind, its name, and how to say who needs it."""
         for part in self.components:
             if isinstance(part, Study):
-                yield part.config.model, f"study {part.config.name} reads the model {part.config.model}"
+                yield LanguageModel, part.config.model, f"study {part.config.name} reads the model {part.config.model}"
             elif isinstance(part, SyntheticStudy) and (shown := part.config.language_model_study):
                 # Without it the page would be made anew, without what it had of that study.
-                yield shown, f"study {part.config.name} shows the results of study {shown}"
+                yield Study, shown, f"study {part.config.name} shows the results of study {shown}"
 
     def fail(self, error: str) -> None:
         """Count it as broken."""

@@ -119,6 +119,17 @@ def test_a_broken_study_breaks_the_synthetic_study_that_shows_its_results(root):
     )
 
 
+def test_a_broken_study_is_not_taken_for_the_model_of_the_same_name(root):
+    shutil.copytree(root / "pipelines" / "defs" / SMOKE, root / "pipelines" / "defs" / "studies" / "other")
+    edit(root, "studies/other", "name: smoke", "name: other")
+    edit(root, "studies/other", "model: smollm2-135m-smoke", "model: pythia-160m")
+    edit(root, "studies/other", "hook: model.layers.4", "hook: gpt_neox.layers.8")
+    edit(root, "studies/pythia_160m", "n_steps:", "n_stepz:")
+    project = load_project(root)
+    assert {broken.folder.name for broken in project.broken} == {"pythia_160m", "paper"}
+    assert "other" in project.studies
+
+
 @pytest.mark.parametrize("name", ["quickstart", "quick-start"])
 def test_of_two_studies_with_one_name_neither_is_loaded(root, name):
     edit(root, SMOKE, "name: smoke", f"name: {name}")
