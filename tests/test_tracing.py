@@ -101,7 +101,7 @@ def test_an_untouched_chain_verifies_and_an_altered_one_does_not(concord, ran):
     (next(ran.artifacts("contexts")).path / "data.txt").write_text("other")
     shown = concord("verify", "tiny/result@k4")
     assert shown.exit_code == 1
-    assert "data.txt: sha256" in shown.output
+    assert "data.txt has sha256" in shown.output
     assert "remove the folders that are named and materialize their assets again" in shown.output
 
 
