@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from pipelines.cli import main
 from sae_core.config import ModelConfig
+from sae_core.explanation_chain import EXPLANATION_CODE_VERSION
 from sae_core.recipes import recipe
 from sae_core.reproduce import STAGES, CannotReproduce, reproduce
 from sae_core.store import MANIFEST, ArtifactStore
@@ -138,6 +139,16 @@ def test_other_content_is_told_with_files_and_environment(world, into, tmp_path)
     assert remade.different_environment["numpy"][0] == "0.1"
     assert "DIFFERENT" in str(remade)
     assert "numpy: 0.1 | " in str(remade)
+
+
+def test_a_report_that_differs_because_of_the_code_above_it_says_so(world, into, monkeypatch):
+    monkeypatch.setitem(EXPLANATION_CODE_VERSION, "explanation_scores", "99")
+    found = reproduce(world.store, world.report, into, everything=True)
+    (report,) = [each for each in found.remade if not each.same]
+    assert report.before.manifest.kind == "report"
+    assert report.renamed_upstream
+    assert all("score" in name for name in report.renamed_upstream)
+    assert "made from equal content of other fingerprints" in str(report)
 
 
 def test_another_version_of_the_code_is_said_beforehand(world, into, monkeypatch):

@@ -50,6 +50,16 @@ class Remade:
         names = dict.fromkeys([*one, *other])
         return {name: (one.get(name, "-"), other.get(name, "-")) for name in names if one.get(name) != other.get(name)}
 
+    @property
+    def renamed_upstream(self) -> list[str]:
+        """Names of what both were made from that has the same content, but was made by another version of its code."""
+        before, now = self.before.manifest.upstream, self.manifest.upstream
+        return [
+            name
+            for name, entry in before.items()
+            if name in now and now[name].content == entry.content and now[name].fingerprint != entry.fingerprint
+        ]
+
     def __str__(self) -> str:
         """A line where it is the same; else what differs, too."""
         there = f" (made before, {self.manifest.created})" if self.was_there else ""
@@ -60,6 +70,11 @@ class Remade:
         lines.append(f"  files that differ: {', '.join(self.different_files)}")
         if self.before.manifest.code_version != self.manifest.code_version:
             lines.append(f"  code version: {self.before.manifest.code_version} | {self.manifest.code_version}")
+        if renamed := self.renamed_upstream:
+            # A report prints fingerprints.
+            lines.append(
+                f"  made from equal content of other fingerprints (see their code versions): {', '.join(renamed)}"
+            )
         lines += [f"  {name}: {then} | {now}" for name, (then, now) in self.different_environment.items()]
         if len(lines) == 2:
             lines.append("  same code and environment: it depends on something that the manifest does not hold")

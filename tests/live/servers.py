@@ -129,8 +129,9 @@ class LiveDagster:
         )
 
     def concord(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """``concord ...`` in the environment of the servers."""
-        command = [sys.executable, "-c", "from pipelines.cli import main; main()", *arguments]
+        """``concord ...`` in the environment of the servers, and with the code that they have loaded."""
+        code = "import pipelines.definitions; from pipelines.cli import main; main()"
+        command = [sys.executable, "-c", code, *arguments]
         return subprocess.run(command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=600)
 
     def kill_run(self, run_id: str) -> None:
