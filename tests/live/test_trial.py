@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from tests.live.servers import FINISHED, LiveDagster
@@ -236,4 +237,5 @@ and asserts that exactly the partitions listed were made, each once. (In the las
 before are worked on, it asserts the end: everything fresh. Runs that find other weights than their activations are of
 fail, and are tried again.)
 """
-    return head + "\n".join(trial.lines) + "\n"
+    where = f"{datetime.now(UTC):%Y-%m-%d}, {os.cpu_count()} cores, Dagster {dg.__version__}.\n"
+    return f"{head}\n{where}" + "\n".join(trial.lines) + "\n"
