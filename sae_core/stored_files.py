@@ -1,11 +1,10 @@
 """Whether artifacts still lie in the store as they were written, without copying those of a remote store."""
 
-import hashlib
 from pathlib import Path
 
 from upath import UPath
 
-from sae_core.store import MANIFEST, Artifact, ArtifactStore, Manifest
+from sae_core.store import MANIFEST, Artifact, ArtifactStore, Manifest, digest_file
 
 
 def stored_faults(store: ArtifactStore, url: str, content: str, hashes: bool = False) -> list[str]:
@@ -49,7 +48,7 @@ def changed_files(folder: Path | UPath, manifest: Manifest, hashes: bool = False
     for name, entry in manifest.files.items():
         try:
             size = (folder / name).stat().st_size
-            digest = _digest(folder / name) if hashes and size == entry.size else entry.sha256
+            digest = digest_file(folder / name) if hashes and size == entry.size else entry.sha256
         except (FileNotFoundError, NotADirectoryError):
             wrong.append(f"{name} is missing")
         except OSError as error:
@@ -60,8 +59,3 @@ def changed_files(folder: Path | UPath, manifest: Manifest, hashes: bool = False
             elif digest != entry.sha256:
                 wrong.append(f"{name} has sha256 {digest[:12]}, expected {entry.sha256[:12]}")
     return wrong
-
-
-def _digest(path: Path | UPath) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from assets.history import materializations
+from assets.recording import recorded_artifacts
 from sae_core.store import Artifact
 
 
@@ -36,21 +37,18 @@ def earlier_agreement(
     """
     of_partition = dg.AssetRecordsFilter(asset_key=key, asset_partitions=[partition])
     for earlier, record in materializations(context.instance, of_partition):
-        if _content(earlier) not in (None, made.content):
+        recorded, pw_mcc = recorded_artifacts(earlier).get("consistency"), _number(earlier, "pw_mcc")
+        if recorded is None or pw_mcc is None:
+            continue  # reported by hand, or it does not say
+        _url, content = recorded
+        if content != made.content:
             return Agreement(
-                pw_mcc=_number(earlier, "pw_mcc") or 0.0,
+                pw_mcc=pw_mcc,
                 ci_low=_number(earlier, "ci_low"),
                 ci_high=_number(earlier, "ci_high"),
                 run_id=record.run_id,
             )
     return None
-
-
-def _content(materialization: dg.AssetMaterialization) -> str | None:
-    """Digest of the artifact; None of a materialization that does not say, or has no PW-MCC."""
-    reference: Any = materialization.metadata.get("artifact/consistency")
-    known = reference is not None and "pw_mcc" in materialization.metadata
-    return str(reference.value["content"]) if known else None
 
 
 def _number(materialization: dg.AssetMaterialization, name: str) -> float | None:
