@@ -1,20 +1,30 @@
-"""Why a step of a run failed, in the words of whoever raised it."""
+"""Why a run or a step of it failed, in the words of whoever raised it."""
 
 import dagster as dg
 
 _WRAPPERS = ("DagsterExecutionStepExecutionError", "DagsterExecutionLoadInputError", "RetryRequestedFromPolicy")
+TERMINATED = "it was terminated; start it again, and it goes on where it stopped"
+
+
+_DATA_OF = {
+    dg.DagsterEventType.STEP_FAILURE: "step_failure_data",
+    dg.DagsterEventType.RUN_FAILURE: "job_failure_data",
+    dg.DagsterEventType.RUN_CANCELED: "job_canceled_data",
+}
 
 
 def failure_message(event: dg.DagsterEvent) -> str:
-    """Of a step failure: the message of what the asset raised.
+    """What failed, in the words of what the asset raised: Dagster wraps that, and what it was made from says less.
 
-    Dagster wraps that; what it was made from in turn says less than it does. Empty where the event has no error.
+    Args:
+        event: the failure of a step, or the end of a run that failed or was canceled.
+
+    Returns:
+        Empty where the event has no error.
     """
-    error = event.step_failure_data.error
+    error = getattr(event, _DATA_OF[event.event_type]).error
     while error is not None and error.cause is not None and error.cls_name in _WRAPPERS:
         error = error.cause
     if error is None:
         return ""
-    if error.cls_name == dg.DagsterExecutionInterruptedError.__name__:
-        return "it was terminated; start it again, and it goes on where it stopped"
-    return error.message.strip()
+    return TERMINATED if error.cls_name == dg.DagsterExecutionInterruptedError.__name__ else error.message.strip()

@@ -159,6 +159,11 @@ def _names(what: str) -> dg.Field:
     return dg.Field(dg.Array(dg.String), default_value=[], description=f"{what}; none named: all of them.")
 
 
+def _is_terminated(context: dg.OpExecutionContext) -> bool:
+    run = context.instance.get_run_by_id(context.run_id)
+    return run is not None and run.status == dg.DagsterRunStatus.CANCELING
+
+
 def _job(job: _Job, assets: dg.Definitions) -> dg.JobDefinition:
     @dg.op(name=f"{job.name}_chain", description=job.text, config_schema=job.form)
     def chain(context: dg.OpExecutionContext, store: StoreResource) -> None:
@@ -167,7 +172,10 @@ def _job(job: _Job, assets: dg.Definitions) -> dg.JobDefinition:
             steps = job.chain_of(context.op_config)
             if steps.preflight is not None:
                 steps.preflight(store.open())
-            hits = materialize_steps(assets, context.instance, steps, context.log.info, {LAUNCHED_BY: context.run_id})
+            tags = {LAUNCHED_BY: context.run_id}
+            hits = materialize_steps(
+                assets, context.instance, steps, context.log.info, tags, lambda: _is_terminated(context)
+            )
         except (ValueError, OSError, StudyFailed) as error:
             raise dg.Failure(str(error), allow_retries=False) from error
         context.add_output_metadata({"steps": len(steps.steps), "cache hits": hits})

@@ -9,11 +9,12 @@ import dagster as dg
 
 from assets.processes import PROCESS_TAG, this_process
 from pipelines.chains import Chain, Step
-from pipelines.failures import failure_message
+from pipelines.failures import TERMINATED, failure_message
 from pipelines.killed_runs import close_killed_runs_of
 
 # Dagster's own log lines would bury the progress; warnings and errors come through.
 _QUIET = {"loggers": {"console": {"config": {"log_level": "WARNING"}}}}
+_ENDS_OF_RUNS = (dg.DagsterEventType.RUN_FAILURE, dg.DagsterEventType.RUN_CANCELED)
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,20 @@ def materialize_steps(
     chain: Chain,
     echo: Callable[[str], None],
     tags: Mapping[str, str] | None = None,
+    terminated: Callable[[], bool] = lambda: False,
 ) -> int:
     """Materialize the steps of a chain, each as a run of its own.
 
     Args:
         tags: of these runs.
+        terminated: asked before every step whether to stop. Dagster drops an interrupt that comes while it winds a
+            run up, and the chain would go on.
 
     Returns:
         How many were cache hits.
 
     Raises:
-        StudyFailed: if a step failed.
+        StudyFailed: if a step failed, or the chain was terminated before it.
     """
     hits, tags = 0, dict(tags or {})
     close_killed_runs_of(instance)
@@ -80,6 +84,8 @@ def materialize_steps(
         definitions.resolve_job_def(chain.observe).execute_in_process(instance=instance, run_config=_QUIET, tags=tags)
     job = definitions.resolve_implicit_global_asset_job_def()
     for number, step in enumerate(chain.steps, 1):
+        if terminated():
+            raise StudyFailed(f"{step.title} was not begun: {TERMINATED}")
         begin = time.monotonic()
         hit = _materialize(job, instance, step, tags)
         hits += hit
@@ -104,8 +110,13 @@ def _materialize(job: dg.JobDefinition, instance: dg.DagsterInstance, step: Step
 
 
 def failure_reason(result: dg.ExecuteInProcessResult) -> str:
-    """Why the first step that failed did: the message of what the asset raised."""
-    messages = (failure_message(event) for event in result.all_events if event.is_step_failure)
+    """Why the first step that failed did: the message of what the asset raised.
+
+    A run that is terminated just when no step of it works has no step that failed: then it says why itself.
+    """
+    of_steps = [event for event in result.all_events if event.is_step_failure]
+    of_run = [event for event in result.all_events if event.event_type in _ENDS_OF_RUNS]
+    messages = (failure_message(event) for event in (*of_steps, *of_run))
     return next(filter(None, messages), "see the run in the UI (make ui)")
 
 

@@ -2,13 +2,12 @@
 
 import os
 import signal
-import threading
-import time
 
 import dagster as dg
 import pytest
 
 from assets.keys import StudyKeys
+from pipelines.failures import failure_message
 from pipelines.jobs import JOB_TAG, LAUNCHED_BY, part_of_study, project_jobs
 from pipelines.loading import ProjectFiles
 from tests.test_pipelines import study_config, world  # noqa: F401
@@ -123,32 +122,51 @@ def test_the_forms_show_the_names_defaults_and_what_fields_mean(world):  # noqa:
         assert all(field.description for field in form.values())
 
 
-def terminate_while(instance, job, asset):
-    """What terminating the run of a job in the UI does, as soon as a step of this asset has started."""
-
-    def wait():
-        started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
-        while not any(run.asset_selection and asset in run.asset_selection for run in instance.get_runs(started)):
-            time.sleep(0.02)
-        (run,) = [run for run in instance.get_runs(started) if run.job_name == job]
-        instance.report_run_canceling(run)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=wait, daemon=True).start()
+BEFORE_THE_STEP = dg.DagsterEventType.RUN_START
+IN_THE_STEP = dg.DagsterEventType.STEP_START
+AFTER_THE_STEP = dg.DagsterEventType.STEP_SUCCESS
+AFTER_THE_RUN = dg.DagsterEventType.RUN_SUCCESS
+BY_THE_ASSET = None
+"""A line of the asset's own log."""
 
 
-def test_terminating_the_job_stops_the_chain_and_launching_it_again_goes_on(world):  # noqa: F811
+def terminate_at(monkeypatch, instance, job, asset, moment):
+    """What terminating the run of a job in the UI does, at a moment of the first run of this asset.
+
+    Dagster holds back an interrupt or raises it at once, depending on where it is just then.
+    """
+    done = []
+    handle = type(instance).handle_new_event
+
+    def and_terminate(self, event, **how):
+        handle(self, event, **how)
+        run = instance.get_run_by_id(event.run_id)
+        own = event.dagster_event.event_type if event.is_dagster_event else BY_THE_ASSET
+        if not done and own is moment and asset in (run.asset_selection or ()):
+            done.append(event)
+            (launching,) = [
+                each
+                for each in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+                if each.job_name == job
+            ]
+            instance.report_run_canceling(launching)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(type(instance), "handle_new_event", and_terminate)
+
+
+@pytest.mark.parametrize("moment", [BEFORE_THE_STEP, IN_THE_STEP, BY_THE_ASSET, AFTER_THE_STEP, AFTER_THE_RUN])
+def test_terminating_the_job_stops_the_chain_and_launching_it_again_goes_on(world, monkeypatch, moment):  # noqa: F811
     world, instance = world
-    training = study_config().training.model_dump() | {"n_steps": 1000, "resume_minutes": 0.001, "log_every": 100}
-    study = study_config(variants=[TOPK], training=training)
-    terminate_while(instance, "train", StudyKeys("tiny").sae)
-    stopped = launch(world, instance, study, "train")
+    study = study_config(variants=[TOPK])
+    with monkeypatch.context() as patch:
+        patch.setattr("assets.recording._LOG_EVERY_S", 0.0)
+        terminate_at(patch, instance, "train", StudyKeys("tiny").sae, moment)
+        stopped = launch(world, instance, study, "train")
     assert instance.get_run_by_id(stopped.run_id).status == dg.DagsterRunStatus.CANCELED
     assert steps_of(instance, stopped.run_id) == ["model_layers_1", "sae 0|topk-d48-k4"]
-    of_steps = instance.get_runs(dg.RunsFilter(tags={LAUNCHED_BY: stopped.run_id}))
-    assert of_steps[0].status in (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
     (failure,) = [event for event in stopped.all_events if event.is_step_failure]
-    assert "it was terminated; start it again, and it goes on where it stopped" in str(failure.step_failure_data)
+    assert "it was terminated; start it again, and it goes on where it stopped" in failure_message(failure)
     again = launch(world, instance, study, "train", seeds=[0])
     assert again.success
     assert told(instance, again.run_id)[0].endswith(": cached")
