@@ -11,12 +11,14 @@ import click
 
 
 @click.group(epilog="Example:  concord run quickstart")
-def main() -> None:
+@click.pass_context
+def main(context: click.Context) -> None:
     """Are the features of a sparse autoencoder real, or an accident of the seed?"""
     # Before torch and numba start their thread pools: their waiting threads would fight for the cores.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["SAE_CONCORD_TERMINAL"] = "1"
+    context.call_on_close(lambda: os.environ.pop("SAE_CONCORD_TERMINAL", None))
     # Beta parts of Dagster that are in use, each covered by a test.
     warnings.filterwarnings("ignore", message=".*is currently in beta")
 

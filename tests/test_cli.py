@@ -1,5 +1,7 @@
 """The command line, as a user types it."""
 
+import os
+
 import dagster as dg
 import pytest
 from click.testing import CliRunner
@@ -36,6 +38,11 @@ def test_list_names_every_study_with_its_variants(concord):
         "pythia-160m",
         "paper",
     }
+
+
+def test_a_command_leaves_no_mark_on_who_calls_it_that_later_runs_would_write_to_a_terminal(concord):
+    assert concord("list").exit_code == 0
+    assert "SAE_CONCORD_TERMINAL" not in os.environ
 
 
 def test_a_study_that_does_not_exist_is_named_with_those_that_do(concord):
