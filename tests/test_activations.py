@@ -222,7 +222,8 @@ from pathlib import Path
 import torch
 from tests.test_activations import make
 torch.set_num_threads(1)
-make(Path(sys.argv[1]), sys.argv[2], lambda *progress: time.sleep(0.3))
+two_shards = lambda: list(Path(sys.argv[2]).rglob("shard-00001.parquet.json"))
+make(Path(sys.argv[1]), sys.argv[2], lambda *progress: two_shards() and time.sleep(600))
 """
 
 

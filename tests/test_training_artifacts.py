@@ -159,6 +159,7 @@ def test_a_fraction_of_the_data_is_drawn_by_its_seed_and_its_size_known(tmp_path
 
 KILLED_RUN = """
 import sys
+import time
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
@@ -168,13 +169,15 @@ from sae_core.shards import open_shards
 from sae_core.training import train_run
 variant = TypeAdapter(TrainedConfig).validate_json(sys.argv[3])
 training = TrainingConfig.model_validate_json(sys.argv[4])
-train_run(Path(sys.argv[1]), open_shards(sys.argv[2]), variant, training, RunSeeds(init_seed=0, order_seed=0), {})
+seeds = RunSeeds(init_seed=0, order_seed=0)
+# Slowed down, so that it is still running when it is killed, however busy the machine is.
+train_run(Path(sys.argv[1]), open_shards(sys.argv[2]), variant, training, seeds, {}, lambda *_: time.sleep(1))
 """
 
 
 @pytest.mark.parametrize("variant", [TOPK, BATCH_TOPK], ids=lambda v: v.architecture)
 def test_a_run_killed_at_any_moment_goes_on_to_the_same_files(tmp_path, shards, variant):
-    settings = config(200, resume_minutes=0, checkpoints=[0, 0.001, 1])
+    settings = config(200, resume_minutes=0, checkpoints=[0, 0.001, 1], log_every=8)
     runs = {name: new(tmp_path / name) for name in ("killed", "undisturbed")}
     state = runs["killed"] / RESUME_FILE
     arguments = [str(runs["killed"]), str(shards.folder), variant.model_dump_json(), settings.model_dump_json()]
@@ -188,7 +191,8 @@ def test_a_run_killed_at_any_moment_goes_on_to_the_same_files(tmp_path, shards, 
     process.wait()
     assert 5 <= torch.load(state, weights_only=True)["step"] < 200
     for folder in runs.values():
-        train_run(folder, open_shards(shards.folder), variant, config(200, checkpoints=[0, 0.001, 1]), SEEDS, {})
+        kept = config(200, checkpoints=[0, 0.001, 1], log_every=8)
+        train_run(folder, open_shards(shards.folder), variant, kept, SEEDS, {})
     assert contents(runs["killed"]) == contents(runs["undisturbed"])
     assert not state.exists()
 
