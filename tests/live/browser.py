@@ -52,14 +52,21 @@ class Browser:
 
 
 @contextmanager
-def browser(url: str) -> Iterator[Browser]:
-    """A tab in Debian's Chromium; skips where there is none."""
+def browser(url: str, login: tuple[str, str] | None = None) -> Iterator[Browser]:
+    """A tab in Debian's Chromium; skips where there is none.
+
+    Args:
+        login: name and password, for when a page asks for them.
+    """
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         pytest.skip("no Chromium on this machine: apt-get install chromium")
     with sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = started.new_page(viewport=_SIZE, color_scheme="light", timezone_id="UTC", locale="en-GB")
+        credentials = {"username": login[0], "password": login[1]} if login else None
+        page = started.new_page(
+            viewport=_SIZE, color_scheme="light", timezone_id="UTC", locale="en-GB", http_credentials=credentials
+        )
         page.set_default_timeout(_TIMEOUT_MS)
         tab = Browser(page, url)
         local = ("http://127.0.0.1:", "ws://127.0.0.1:", "data:", "blob:")

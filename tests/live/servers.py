@@ -1,5 +1,6 @@
 """A code server, a webserver and a daemon of their own, and what one asks them through GraphQL."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -31,6 +32,13 @@ def free_port() -> int:
     with socket.socket() as asked:
         asked.bind(("127.0.0.1", 0))
         return int(asked.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    """Whether something answers on this port of 127.0.0.1."""
+    with socket.socket() as asked:
+        asked.settimeout(1)
+        return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
 class LiveDagster:
@@ -70,18 +78,30 @@ class LiveDagster:
 
     def start(self) -> "LiveDagster":
         """All three, and wait until the definitions are loaded and the daemon works."""
-        self._start("code", [*_dagster("dagster"), "code-server", "start", "-m", self.module, "-d", str(self.folder),
-                             "-h", "127.0.0.1", "-p", str(self.code_port), "--location-name", LOCATION])  # fmt: skip
-        self.wait_until(self._code_server_answers, "the code server answers", _READY_S)
+        self.start_code()
         self.start_webserver()
         self.restart_daemon()
         return self
+
+    def start_code(self) -> None:
+        """The code server, and wait until it answers."""
+        self._start("code", [*_dagster("dagster"), "code-server", "start", "-m", self.module, "-d", str(self.folder),
+                             "-h", "127.0.0.1", "-p", str(self.code_port), "--location-name", LOCATION])  # fmt: skip
+        self.wait_until(lambda: listens(self.code_port), "the code server answers", _READY_S)
 
     def start_webserver(self) -> None:
         """The webserver, and wait until it has the definitions."""
         self._start("webserver", [*_dagster("dagster_webserver"), "-h", "127.0.0.1", "-p", str(self.port),
                                   "-w", str(self.workspace)])  # fmt: skip
         self.wait_until(self.loaded, "the webserver has loaded the definitions", _READY_S)
+
+    def start_read_only(self) -> int:
+        """A second webserver, for guests; its port when it answers."""
+        port = free_port()
+        self._start("guests", [*_dagster("dagster_webserver"), "-h", "127.0.0.1", "-p", str(port),
+                               "-w", str(self.workspace), "--read-only"])  # fmt: skip
+        self.wait_until(lambda: listens(port), "the webserver for guests answers", _READY_S)
+        return port
 
     def restart_daemon(self) -> None:
         """A new daemon process (the old one is stopped where there is one), and wait for its first heartbeats."""
@@ -95,26 +115,22 @@ class LiveDagster:
         self.kill("daemon", signal.SIGKILL)
 
     def kill(self, name: str, how: signal.Signals = signal.SIGKILL) -> None:
-        """End one of ``code``, ``webserver``, ``daemon``, and all that it started."""
+        """End one of ``code``, ``webserver``, ``guests``, ``daemon``, and all that it started."""
         process = self.started.pop(name, None)
         if process is None:
             return
         family = _family(process.pid)
-        if process.poll() is None:
-            process.send_signal(how)
-            try:
-                process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        for member in family:
-            if member.is_running():
-                member.kill()
-        psutil.wait_procs(family, timeout=10)
+        for member in family:  # all of them get the signal, as from systemd
+            _signal(member, how)
+        _, left = psutil.wait_procs(family, timeout=10)
+        for member in left:
+            _signal(member, signal.SIGKILL)
+        psutil.wait_procs(left, timeout=10)
         process.wait(timeout=10)
 
     def stop(self) -> None:
         """End every process that was started here."""
-        for name in ("daemon", "webserver", "code"):
+        for name in ("daemon", "guests", "webserver", "code"):
             self.kill(name, signal.SIGTERM)
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -155,13 +171,6 @@ class LiveDagster:
     def log(self, name: str) -> str:
         """What ``code``, ``webserver`` or ``daemon`` has written, without colours."""
         return re.sub(r"\x1b\[\d*m", "", (self.home / f"{name}.log").read_text(errors="replace"))
-
-    def _code_server_answers(self) -> bool:
-        try:
-            socket.create_connection(("127.0.0.1", self.code_port), timeout=1).close()
-        except OSError:
-            return False
-        return True
 
     def _heartbeats_since(self, moment: float) -> bool:
         # A daemon that was killed counts as healthy for minutes: only new heartbeats show that the new one works.
@@ -370,6 +379,11 @@ def _family(pid: int) -> list[psutil.Process]:
         return [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def _signal(process: psutil.Process, which: signal.Signals) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.send_signal(which)
 
 
 def _value(entry: Mapping[str, Any]) -> Any:

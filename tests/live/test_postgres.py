@@ -1,5 +1,7 @@
 """Runs, events and schedules in a real PostgreSQL, with the settings of ``deploy/``; SQLite is the default."""
 
+import signal
+
 import pytest
 import yaml
 
@@ -75,6 +77,17 @@ def test_a_run_whose_process_is_killed_is_found_and_started_again(live):
     assert live.wait_for_run(killed) == "FAILURE"
     again = live.wait_until(lambda: live.runs(dagster__parent_run_id=killed), "the retry")[0]
     assert live.wait_for_run(again["runId"]) == "SUCCESS"
+
+
+def test_a_run_goes_on_after_a_restart_of_the_code_server_however_long_that_takes(live):
+    killed = live.launch("long/sae", partition={"seed": "1", "variant": VARIANT})
+    live.wait_until(lambda: any("of 20,000" in line for line in live.logs(killed)), "the run trains")
+    live.kill("code", signal.SIGTERM)  # with the runs, which are its children
+    again = live.wait_until(lambda: live.runs(dagster__parent_run_id=killed), "the retry")[0]["runId"]
+    unreachable = "Run dequeue failed to reach the user code server, re-submitting the run into the queue"
+    live.wait_until(lambda: any(line.startswith(unreachable) for line in live.logs(again)), "the retry has to wait")
+    live.start_code()
+    assert live.wait_for_run(again) == "SUCCESS"
 
 
 def test_the_database_can_be_copied_and_migrated(live, database):
