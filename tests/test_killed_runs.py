@@ -1,5 +1,6 @@
 """Runs whose process was killed are closed, and launched anew; those of living processes and other hosts are not."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -9,9 +10,10 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import consume_new_runs_for_automatic_reexecution
 
 from assets.processes import PROCESS_TAG, Process, this_process
-from pipelines.killed_runs import close_killed_runs, close_killed_runs_of
+from pipelines.killed_runs import TRIED_AGAIN, close_killed_runs, close_killed_runs_of, retry_given_up_of
 
 ROOT = Path(__file__).resolve().parent.parent
 STARTED, FAILURE = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.FAILURE
@@ -52,7 +54,7 @@ def test_a_run_whose_process_was_killed_is_closed_and_retried(instance, tmp_path
     # Dead, but not waited for: a zombie, as the killed worker of a code server may be.
     os.waitid(os.P_PID, worker.pid, os.WEXITED | os.WNOWAIT)
     with dg.build_sensor_context(instance=instance) as context:
-        assert close_killed_runs(context).skip_message == "closed 1 runs whose process was killed"
+        assert close_killed_runs(context).skip_message.startswith("closed 1 runs whose process was killed")
     worker.communicate()
     run = instance.get_run_by_id(run.run_id)
     assert run.status == FAILURE
@@ -66,6 +68,48 @@ def test_a_run_whose_process_was_killed_is_closed_and_retried(instance, tmp_path
 def test_a_failure_of_a_step_such_as_a_users_error_is_not_retried(instance):
     result = dg.materialize([thing], instance=instance, raise_on_error=False)
     assert instance.get_run_by_id(result.run_id).tags["dagster/will_retry"] == "false"
+
+
+class NoCodeServer:
+    """What the daemon retries with while the code server is away."""
+
+    def __init__(self, instance):
+        self.instance = instance
+
+    def create_request_context(self):
+        raise ConnectionError("the code server does not answer")
+
+
+def retried_in_vain(instance, run):
+    """What Dagster's daemon does when it sees that a run failed; fails for want of a code server."""
+    records = instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
+    list(consume_new_runs_for_automatic_reexecution(NoCodeServer(instance), records, logging.getLogger("test")))
+
+
+def will_retry(instance, run):
+    return instance.get_run_by_id(run.run_id).tags["dagster/will_retry"]
+
+
+def test_a_retry_that_dagster_gave_up_for_want_of_a_code_server_is_tried_again_each_time_once(instance):
+    job = dg.Definitions(assets=[thing]).resolve_implicit_global_asset_job_def()
+    run = instance.create_run_for_job(job, status=STARTED)
+    instance.report_run_failed(run, "killed")
+    assert retry_given_up_of(instance) == []  # Dagster has yet to retry it
+    for _ in range(2):
+        retried_in_vain(instance, run)
+        assert will_retry(instance, run) == "false"
+        assert retry_given_up_of(instance) == [run.run_id]
+        assert will_retry(instance, run) == "true"
+        assert retry_given_up_of(instance) == []
+    failures = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.RUN_FAILURE).records
+    assert [record.event_log_entry.message for record in failures] == ["killed", TRIED_AGAIN, TRIED_AGAIN]
+
+
+def test_runs_that_are_not_to_be_retried_are_not_tried_again(instance):
+    result = dg.materialize([thing], instance=instance, raise_on_error=False)
+    retried_in_vain(instance, result.dagster_run)
+    assert will_retry(instance, result.dagster_run) == "false"
+    assert retry_given_up_of(instance) == []
 
 
 def test_a_number_that_another_process_got_since_is_not_taken_for_the_process(instance):
