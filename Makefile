@@ -30,7 +30,7 @@ test: .venv/.installed-dev  ## the test suite, without what is marked slow
 test-all: .venv/.installed-dev  ## every test but those of test-live
 	$(BIN)/python -m pytest -m "not live"
 
-test-live: .venv/.installed-dev  ## real servers: Dagster with SQLite and PostgreSQL, Chromium (minutes; skips what is not there)
+test-live: .venv/.installed-dev  ## real servers: Dagster with SQLite and PostgreSQL, nginx, Chromium (minutes; skips what is not there)
 	$(BIN)/python -m pytest -n 0 -m live tests/live --ignore tests/live/test_trial.py
 
 trial: .venv/.installed-dev  ## the trial of automation against a real daemon (an hour); writes docs/live_trial.md

@@ -22,7 +22,8 @@ def failure_message(event: dg.DagsterEvent) -> str:
     Returns:
         Empty where the event has no error.
     """
-    error = getattr(event, _DATA_OF[event.event_type]).error
+    data = getattr(event, _DATA_OF[event.event_type])
+    error = None if data is None else data.error  # none where a run was marked as failed from outside
     while error is not None and error.cause is not None and error.cls_name in _WRAPPERS:
         error = error.cause
     if error is None:

@@ -6,9 +6,9 @@ That is no failure of a step, so ``run_retries`` of ``dagster.yaml`` launches th
 stopped. Runs of other hosts are left alone, and runs that no asset has begun to work on, too: ``run_monitoring`` closes
 those that do not start.
 
-A retry takes the code server, to be made and to be started. While that is away, for it was restarted or killed itself
-and its runs with it, Dagster gives the retry up for good (``Failed to retry run`` in the log of the run). The same
-sensor, which runs when the code server is back, reports such a failure once more; then Dagster retries it.
+A retry needs the code server, to be made and to be started. While that is away (restarted, or killed, and its runs with
+it), Dagster may give the retry up for good: ``Failed to retry run`` in the log of the run. The same sensor, which runs
+when the code server is back, reports such a failure once more; then Dagster retries it.
 """
 
 from datetime import UTC, datetime, timedelta

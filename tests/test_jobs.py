@@ -172,5 +172,11 @@ def test_terminating_the_job_stops_the_chain_and_launching_it_again_goes_on(worl
     assert told(instance, again.run_id)[0].endswith(": cached")
 
 
+def test_a_run_marked_as_failed_from_outside_has_no_reason_of_its_own(instance):
+    job = dg.JobDefinition(name="nothing", graph_def=dg.GraphDefinition(name="nothing"))
+    failure = instance.report_run_failed(instance.create_run_for_job(job))
+    assert failure_message(failure) == ""
+
+
 def test_there_are_no_jobs_where_no_file_is_sound():
     assert project_jobs(ProjectFiles({}, {}), dg.Definitions()) == []
