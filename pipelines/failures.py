@@ -6,13 +6,6 @@ _WRAPPERS = ("DagsterExecutionStepExecutionError", "DagsterExecutionLoadInputErr
 TERMINATED = "it was terminated; start it again, and it goes on where it stopped"
 
 
-_DATA_OF = {
-    dg.DagsterEventType.STEP_FAILURE: "step_failure_data",
-    dg.DagsterEventType.RUN_FAILURE: "job_failure_data",
-    dg.DagsterEventType.RUN_CANCELED: "job_canceled_data",
-}
-
-
 def failure_message(event: dg.DagsterEvent) -> str:
     """What failed, in the words of what the asset raised: Dagster wraps that, and what it was made from says less.
 
@@ -22,8 +15,8 @@ def failure_message(event: dg.DagsterEvent) -> str:
     Returns:
         Empty where the event has no error.
     """
-    data = getattr(event, _DATA_OF[event.event_type])
-    error = None if data is None else data.error  # none where a run was marked as failed from outside
+    # All three carry one; none where a run was marked as failed from outside.
+    error = getattr(event.event_specific_data, "error", None)
     while error is not None and error.cause is not None and error.cls_name in _WRAPPERS:
         error = error.cause
     if error is None:

@@ -128,6 +128,15 @@ AFTER_THE_STEP = dg.DagsterEventType.STEP_SUCCESS
 AFTER_THE_RUN = dg.DagsterEventType.RUN_SUCCESS
 BY_THE_ASSET = None
 """A line of the asset's own log."""
+STOPPED = (dg.DagsterRunStatus.CANCELED, dg.DagsterRunStatus.FAILURE)
+ENDS = {
+    BEFORE_THE_STEP: STOPPED,
+    IN_THE_STEP: STOPPED,
+    BY_THE_ASSET: STOPPED,
+    AFTER_THE_STEP: STOPPED,
+    AFTER_THE_RUN: (dg.DagsterRunStatus.SUCCESS,),
+}
+"""How the run of the step ends that is under way when the job is terminated."""
 
 
 def terminate_at(monkeypatch, instance, job, asset, moment):
@@ -155,7 +164,7 @@ def terminate_at(monkeypatch, instance, job, asset, moment):
     monkeypatch.setattr(type(instance), "handle_new_event", and_terminate)
 
 
-@pytest.mark.parametrize("moment", [BEFORE_THE_STEP, IN_THE_STEP, BY_THE_ASSET, AFTER_THE_STEP, AFTER_THE_RUN])
+@pytest.mark.parametrize("moment", ENDS)
 def test_terminating_the_job_stops_the_chain_and_launching_it_again_goes_on(world, monkeypatch, moment):  # noqa: F811
     world, instance = world
     study = study_config(variants=[TOPK])
@@ -165,6 +174,8 @@ def test_terminating_the_job_stops_the_chain_and_launching_it_again_goes_on(worl
         stopped = launch(world, instance, study, "train")
     assert instance.get_run_by_id(stopped.run_id).status == dg.DagsterRunStatus.CANCELED
     assert steps_of(instance, stopped.run_id) == ["model_layers_1", "sae 0|topk-d48-k4"]
+    of_steps = instance.get_runs(dg.RunsFilter(tags={LAUNCHED_BY: stopped.run_id}))
+    assert of_steps[0].status in ENDS[moment]
     (failure,) = [event for event in stopped.all_events if event.is_step_failure]
     assert "it was terminated; start it again, and it goes on where it stopped" in failure_message(failure)
     again = launch(world, instance, study, "train", seeds=[0])

@@ -18,7 +18,10 @@ from tests.live.world import ROOT
 
 ACTIVATIONS = "activations/tiny-llama/model_layers_1"
 NAME, PASSWORD = "ada", "s3cret"
-AUTHORIZATION = "Basic " + base64.b64encode(f"{NAME}:{PASSWORD}".encode()).decode()
+
+
+def basic(name, password):
+    return {"Authorization": "Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()}
 
 
 @pytest.fixture
@@ -41,15 +44,15 @@ def proxy(live, tmp_path):
 
 def test_nobody_without_a_password_reaches_anything(proxy):
     for path in ("/", "/server_info", "/graphql", "/runs"):
-        for wrong in ({}, {"Authorization": "Basic " + base64.b64encode(b"ada:wrong").decode()}):
+        for wrong in ({}, basic(NAME, "wrong")):
             with pytest.raises(urllib.error.HTTPError, match="401"):
                 _get(proxy, path, wrong)
     assert " 401 " in _upgrade(proxy, {})
-    assert "dagster_version" in json.loads(_get(proxy, "/server_info", {"Authorization": AUTHORIZATION}))
+    assert "dagster_version" in json.loads(_get(proxy, "/server_info", basic(NAME, PASSWORD)))
 
 
 def test_the_pages_work_through_it_and_what_a_run_tells_comes_in_while_it_runs(live, proxy):
-    assert " 101 " in _upgrade(proxy, {"Authorization": AUTHORIZATION})
+    assert " 101 " in _upgrade(proxy, basic(NAME, PASSWORD))
     with browser(f"http://127.0.0.1:{proxy}", (NAME, PASSWORD)) as tab:
         # Subscriptions, and so the lines of a run that is under way, come over a WebSocket.
         received = []
@@ -118,4 +121,4 @@ def _upgrade(port, headers):
     lines = "".join(f"{name}: {value}\r\n" for name, value in asked.items())
     with socket.create_connection(("127.0.0.1", port), timeout=30) as opened:
         opened.sendall(f"GET /graphql HTTP/1.1\r\n{lines}\r\n".encode())
-        return opened.recv(4096).split(b"\r\n")[0].decode() + " "
+        return opened.recv(4096).split(b"\r\n")[0].decode()
